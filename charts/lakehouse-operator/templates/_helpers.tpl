@@ -1,0 +1,55 @@
+{{/* Labels of every object. Call with (dict "root" $ "component" "operator"). */}}
+{{- define "operator.labels" -}}
+helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/part-of: lakehouse
+{{ include "operator.selector" . }}
+{{- end }}
+
+{{/* Labels that choose the pods of one component. */}}
+{{- define "operator.selector" -}}
+app.kubernetes.io/name: lakehouse-{{ .component }}
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+{{- end }}
+
+{{/* Name of the operator's own objects: there may be several releases in one namespace. */}}
+{{- define "operator.name" -}}
+{{ .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{/* Full image name. Call with (dict "root" $ "image" .Values.image). */}}
+{{- define "operator.image" -}}
+{{- $registry := trimSuffix "/" .root.Values.imageRegistry -}}
+{{- with $registry }}{{ . }}/{{ end }}{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{- end }}
+
+{{/* The namespaces that the operator acts on, as a JSON list under "list". */}}
+{{- define "operator.namespaces" -}}
+{{ dict "list" (.Values.watchNamespaces | default (list .Release.Namespace)) | toJson }}
+{{- end }}
+
+{{/* Pod fields that every pod shares. */}}
+{{- define "operator.pod" -}}
+enableServiceLinks: false
+{{- with .Values.imagePullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end }}
+securityContext:
+  runAsNonRoot: true
+  runAsUser: 65532
+  runAsGroup: 65532
+  seccompProfile:
+    type: RuntimeDefault
+{{- end }}
+
+{{/* Pod Security "restricted" for a container. */}}
+{{- define "operator.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end }}

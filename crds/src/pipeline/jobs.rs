@@ -1,0 +1,105 @@
+//! Settings of the Jobs that run the stages. Typed fields only: no pod template passes through.
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::{HumanDuration, Stage};
+
+/// Settings for all stages, with overrides per stage.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct JobSettings {
+    /// Attempts after the first one that ended with a retryable failure; default 3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 20))]
+    pub retries: Option<i32>,
+    /// Wait before the second attempt, doubled for each further one, at most 10m; default 30s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<HumanDuration>,
+    /// Longest time one attempt may take; default 1h.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<HumanDuration>,
+    /// CPU and memory of the stage's container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+    /// How long a finished Job is kept once its outcome is in the run's status; default 1h.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_after_finished: Option<HumanDuration>,
+    /// Overrides for ingest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ingest: Option<StageSettings>,
+    /// Overrides for silver.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub silver: Option<StageSettings>,
+    /// Overrides for gold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gold: Option<StageSettings>,
+}
+
+/// Overrides for one stage.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StageSettings {
+    /// As `jobs.retries`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 20))]
+    pub retries: Option<i32>,
+    /// As `jobs.backoff`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backoff: Option<HumanDuration>,
+    /// As `jobs.timeout`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout: Option<HumanDuration>,
+    /// As `jobs.resources`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+}
+
+/// CPU and memory, as Kubernetes quantities.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Resources {
+    /// What the scheduler reserves, keys `cpu` and `memory`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 4))]
+    pub requests: BTreeMap<String, String>,
+    /// What the container may use at most, keys `cpu` and `memory`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 4))]
+    pub limits: BTreeMap<String, String>,
+}
+
+/// The settings of one stage with every default filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EffectiveSettings {
+    /// Attempts after the first.
+    pub retries: i32,
+    /// Wait before the second attempt.
+    pub backoff: HumanDuration,
+    /// Longest time of one attempt.
+    pub timeout: HumanDuration,
+    /// CPU and memory; empty: the operator's defaults.
+    pub resources: Resources,
+    /// How long a finished Job is kept.
+    pub ttl_after_finished: HumanDuration,
+}
+
+impl JobSettings {
+    /// The settings that hold for `stage`: the stage's override, else the pipeline's value, else the default.
+    pub fn effective(&self, stage: Stage) -> EffectiveSettings {
+        let own = match stage {
+            Stage::Ingest => self.ingest.as_ref(),
+            Stage::Silver => self.silver.as_ref(),
+            Stage::Gold => self.gold.as_ref(),
+        };
+        EffectiveSettings {
+            retries: own.and_then(|s| s.retries).or(self.retries).unwrap_or(3),
+            backoff: own.and_then(|s| s.backoff).or(self.backoff).unwrap_or(HumanDuration::seconds(30)),
+            timeout: own.and_then(|s| s.timeout).or(self.timeout).unwrap_or(HumanDuration::seconds(3_600)),
+            resources: own.and_then(|s| s.resources.clone()).or_else(|| self.resources.clone()).unwrap_or_default(),
+            ttl_after_finished: self.ttl_after_finished.unwrap_or(HumanDuration::seconds(3_600)),
+        }
+    }
+}

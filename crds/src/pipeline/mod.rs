@@ -1,0 +1,164 @@
+//! `LakehousePipeline`: a definition. Sources → silver tables → gold models.
+
+pub mod gold;
+pub mod jobs;
+pub mod silver;
+pub mod source;
+pub mod table;
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::IntervalGrain;
+pub use gold::GoldModel;
+pub use jobs::{JobSettings, Resources, StageSettings};
+pub use silver::{CastError, Column, Deduplicate, Expectation, Keep, Otherwise, SilverTable, TimeUnit};
+pub use source::{
+    ClickstreamSource, CursorPaging, FileFormat, FilesSource, History, HttpSource, LinkPaging, NextPaging, OffsetPaging, PagePaging,
+    Paging, PulseSource, SensorStream, SensorsSource, Source,
+};
+pub use table::{Append, Merge, Outside, Overwrite, ReplaceInterval, TableFormat, TableLayout, WriteMode};
+
+/// A medallion pipeline: what to fetch, how it becomes typed tables, which models are computed from them.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[kube(
+    group = "lakehouse.rs",
+    version = "v1alpha1",
+    kind = "LakehousePipeline",
+    plural = "lakehousepipelines",
+    shortname = "lhp",
+    category = "lakehouse",
+    namespaced,
+    status = "LakehousePipelineStatus",
+    derive = "PartialEq",
+    validation = Rule::new("self.metadata.name.size() <= 52").message("metadata.name must have at most 52 characters: names of runs and Jobs are derived from it"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.lastRun.phase"),
+    printcolumn(name = "Interval", type_ = "string", json_path = ".status.lastRun.interval.start"),
+    printcolumn(name = "Rows", type_ = "integer", json_path = ".status.lastRun.rowsWritten"),
+    printcolumn(name = "Active", type_ = "integer", json_path = ".status.activeRuns"),
+    printcolumn(name = "Last Run", type_ = "string", json_path = ".status.lastRun.name"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.silver) || self.silver.all(s, self.ingest.exists(i, i.name == s.from))").message("silver: `from` must name a source of ingest"))]
+pub struct LakehousePipelineSpec {
+    /// Name of the Lakehouse, in the same namespace.
+    #[schemars(length(min = 1, max = 63))]
+    pub lakehouse: String,
+    /// The grain of one run: hourly, daily or monthly, in UTC.
+    #[serde(default)]
+    pub interval: IntervalGrain,
+    /// What makes runs. Default: external, that is Airflow, the CLI or a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trigger: Option<Trigger>,
+    /// Defaults for `{{ parameters.NAME }}` in sources; a run may replace them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 64))]
+    pub parameters: BTreeMap<String, String>,
+    /// Sources, each fetched into immutable bronze objects.
+    #[schemars(length(min = 1, max = 16), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub ingest: Vec<Source>,
+    /// Typed tables made from the sources.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub silver: Vec<SilverTable>,
+    /// Models computed by SQL from silver tables and from each other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub gold: Vec<GoldModel>,
+    /// Retries, timeouts and resources of the Jobs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jobs: Option<JobSettings>,
+    /// How many runs of this pipeline may have Jobs at the same time.
+    #[serde(default = "default_max_concurrent_runs")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_concurrent_runs: i32,
+}
+
+fn default_max_concurrent_runs() -> i32 {
+    4
+}
+
+/// What makes runs. Exactly one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.onApply) != has(self.external)").message("trigger: give exactly one of onApply, external"))]
+pub struct Trigger {
+    /// One run per changed definition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_apply: Option<OnApply>,
+    /// Runs are made by someone else: Airflow, the CLI, a person.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<External>,
+}
+
+/// One run per changed definition.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.start) || !has(self.interval)").message("onApply: give `interval` or `start`, not both"))]
+pub struct OnApply {
+    /// Which interval: `lastComplete` (the default) or `current`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<OnApplyInterval>,
+    /// The interval that contains this instant instead, RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<DateTime<Utc>>,
+}
+
+/// Which interval an applied definition runs for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum OnApplyInterval {
+    /// The newest interval that has ended.
+    #[default]
+    LastComplete,
+    /// The interval that contains now; it is not complete.
+    Current,
+}
+
+/// Runs are made by someone else.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct External {}
+
+/// What the operator says of a definition.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LakehousePipelineStatus {
+    /// `Ready`: the definition is valid and its Lakehouse exists.
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// The generation these conditions speak of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Name of the ControllerRevision of the current definition.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub definition: Option<String>,
+    /// Runs without an outcome.
+    pub active_runs: i32,
+    /// The newest run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_run: Option<LastRun>,
+    /// Start of the newest interval that a run completed with success.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_succeeded_interval: Option<DateTime<Utc>>,
+}
+
+/// The newest run of a pipeline.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastRun {
+    /// Name of the LakehouseRun.
+    pub name: String,
+    /// Its interval.
+    pub interval: crate::run::RunInterval,
+    /// Reason of its `Succeeded` condition.
+    pub phase: String,
+    /// Rows its silver stage wrote.
+    pub rows_written: i64,
+}

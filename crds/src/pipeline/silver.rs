@@ -1,0 +1,156 @@
+//! Silver tables: explicit columns with types, deduplication, expectations.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::table::{TableLayout, WriteMode};
+
+/// A typed table made from one source. `processed_at` (the run's creation time) is added to every one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!(has(self.table) && has(self.table.format) && self.table.format == 'parquet' && has(self.write.merge))").message("write.merge needs format iceberg: parquet tables have no commit log"))]
+#[x_kube(validation = Rule::new("!has(self.write.replaceInterval) || self.columns.exists(c, c.name == self.write.replaceInterval.column)").message("write.replaceInterval.column must name a column of the table"))]
+#[x_kube(validation = Rule::new("!has(self.write.merge) || self.write.merge.key.all(k, self.columns.exists(c, c.name == k))").message("write.merge.key must name columns of the table"))]
+#[x_kube(validation = Rule::new("!has(self.write.merge) || self.write.merge.sequenceBy.all(k, self.columns.exists(c, c.name == k))").message("write.merge.sequenceBy must name columns of the table"))]
+#[x_kube(validation = Rule::new("!has(self.deduplicate) || self.deduplicate.key.all(k, self.columns.exists(c, c.name == k))").message("deduplicate.key must name columns of the table"))]
+pub struct SilverTable {
+    /// Table name within the namespace `silver`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z][a-z0-9_]*$"))]
+    pub name: String,
+    /// The source whose records become rows.
+    #[schemars(length(min = 1, max = 63))]
+    pub from: String,
+    /// How the table is stored.
+    #[serde(default)]
+    pub table: TableLayout,
+    /// How rows enter the table.
+    pub write: WriteMode,
+    /// The columns, in the order of the table.
+    #[schemars(length(min = 1, max = 256), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub columns: Vec<Column>,
+    /// Keep one row per key among the rows of one run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deduplicate: Option<Deduplicate>,
+    /// Quality rules.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub expectations: Vec<Expectation>,
+}
+
+/// A column: where its value comes from and what type it must have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.name != 'processed_at'").message("column processed_at is added by the pipeline: choose another name"))]
+pub struct Column {
+    /// Column name.
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[a-z_][a-z0-9_]*$"))]
+    pub name: String,
+    /// JSON Pointer into the record (`/id`), or one of `$intervalStart`, `$intervalEnd`, `$capturedAt` (when ingest fetched it),
+    /// `$document/POINTER` (beside the records, in the document around them), `$object` (bronze key), `$position` (record's number in the object, from 0).
+    #[schemars(
+        length(min = 1, max = 256),
+        regex(pattern = r"^(/.*|\$(intervalStart|intervalEnd|capturedAt|object|position)|\$document/.*)$")
+    )]
+    pub from: String,
+    /// string, boolean, int, long, float, double, decimal(P,S), date, timestamp, timestamptz, or json (the value's JSON text).
+    #[serde(rename = "type")]
+    #[schemars(regex(
+        pattern = r"^(string|boolean|int|long|float|double|date|timestamp|timestamptz|json|decimal\( ?[0-9]{1,2} ?, ?[0-9]{1,2} ?\))$"
+    ))]
+    pub type_: String,
+    /// A missing or null value is a fault of the row.
+    #[serde(default)]
+    pub required: bool,
+    /// What a number means in a date, timestamp or timestamptz column: units since 1970-01-01T00:00:00Z. Without it a number is a fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<TimeUnit>,
+    /// What happens when the value is missing though required, cannot be cast, or would lose digits or overflow.
+    #[serde(default)]
+    pub on_error: CastError,
+}
+
+/// Unit of a number that stands for a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum TimeUnit {
+    /// Seconds.
+    Seconds,
+    /// Milliseconds.
+    Milliseconds,
+    /// Microseconds.
+    Microseconds,
+    /// Nanoseconds.
+    Nanoseconds,
+}
+
+/// What happens to a value that does not fit its column.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum CastError {
+    /// The row goes to the quarantine table.
+    #[default]
+    Quarantine,
+    /// The value becomes null (a required column still quarantines the row).
+    Null,
+    /// The stage fails and commits nothing.
+    Fail,
+}
+
+/// Keep one row per key among the rows of one run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Deduplicate {
+    /// Columns that identify a row.
+    #[schemars(length(min = 1, max = 8))]
+    pub key: Vec<String>,
+    /// Which one stays, in the order of objects and of records within them.
+    #[serde(default)]
+    pub keep: Keep,
+}
+
+/// Which of several rows stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Keep {
+    /// The first.
+    First,
+    /// The last.
+    #[default]
+    Last,
+}
+
+/// A quality rule. Exactly one of `row`, `batch`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.row) != has(self.batch)").message("an expectation needs exactly one of row, batch"))]
+#[x_kube(validation = Rule::new("!has(self.batch) || self.otherwise == 'warn' || self.otherwise == 'fail'").message("a batch expectation can only warn or fail: a row is needed to quarantine or drop"))]
+pub struct Expectation {
+    /// Name that reports and quarantined rows carry.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z][a-z0-9_]*$"))]
+    pub name: String,
+    /// SQL condition over the columns of one row; false or null breaks it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub row: Option<String>,
+    /// SQL condition of aggregates over the rows that this run would write, such as `count(*) >= 10`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 4096))]
+    pub batch: Option<String>,
+    /// What happens when it is broken.
+    pub otherwise: Otherwise,
+}
+
+/// What happens when an expectation is broken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Otherwise {
+    /// Count and report.
+    Warn,
+    /// Put the row into the quarantine table.
+    Quarantine,
+    /// Leave the row out and count it.
+    Drop,
+    /// Fail the stage; nothing is committed.
+    Fail,
+}

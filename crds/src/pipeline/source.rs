@@ -1,0 +1,324 @@
+//! Sources: where bronze objects come from. One variant of [`Source`] per kind of source; each has its module in `jobs/ingest`.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::common::HumanDuration;
+
+/// A source with a name. Exactly one of `http`, `pulse`, `clickstream`, `sensors`, `files`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.http), has(self.pulse), has(self.clickstream), has(self.sensors), has(self.files)].filter(x, x).size() == 1").message("a source needs exactly one of http, pulse, clickstream, sensors, files"))]
+pub struct Source {
+    /// Name that silver tables refer to; part of the bronze keys.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z]([a-z0-9_-]*[a-z0-9])?$"))]
+    pub name: String,
+    /// An HTTP API that answers with JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub http: Option<HttpSource>,
+    /// A timestamped heartbeat.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pulse: Option<PulseSource>,
+    /// Generated events of an online shop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clickstream: Option<ClickstreamSource>,
+    /// Generated readings of temperature and humidity, or the devices that take them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensors: Option<SensorsSource>,
+    /// Files uploaded to the landing bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<FilesSource>,
+}
+
+/// An HTTP API that answers with JSON documents.
+///
+/// Templates in `path`: `{{ interval.start }}`, `{{ interval.end }}` (RFC 3339), `{{ interval.date }}` (YYYY-MM-DD),
+/// `{{ interval.startMillis }}`, `{{ interval.endMillis }}`, `{{ parameters.NAME }}`; values are URL-encoded.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpSource {
+    /// Name of a connection of the Lakehouse.
+    #[schemars(length(min = 1, max = 63))]
+    pub connection: String,
+    /// Path and query, appended to the connection's base URL.
+    #[schemars(length(min = 1, max = 2048), regex(pattern = "^/[^ #]*.*$"))]
+    pub path: String,
+    /// JSON Pointer (RFC 6901) to the array of records in each response; absent: the document itself (an array of records, or one record).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = "^(/.*)?$"))]
+    pub records: Option<String>,
+    /// How the next page is found; absent: one response.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paging: Option<Paging>,
+    /// What the source knows of the past.
+    #[serde(default)]
+    pub history: History,
+    /// Accept a first response without any record. Without this it fails the run with reason EmptyResponse.
+    #[serde(default)]
+    pub allow_empty: bool,
+    /// Longest time one request may take, up to the last byte.
+    #[serde(default = "default_timeout")]
+    pub timeout: HumanDuration,
+    /// How often a request that met 429, 5xx, a timeout or a broken connection is sent again, with exponential backoff, jitter and Retry-After.
+    #[serde(default = "default_http_retries")]
+    #[schemars(range(min = 0, max = 20))]
+    pub retries: i32,
+}
+
+fn default_timeout() -> HumanDuration {
+    HumanDuration::seconds(30)
+}
+
+fn default_http_retries() -> i32 {
+    4
+}
+
+/// What a source knows of the past.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum History {
+    /// Only "now": a run for an interval that ended longer ago than one grain plus an hour is refused with reason NoHistory.
+    #[default]
+    None,
+    /// The request carries the interval; any interval may be asked for.
+    ByInterval,
+}
+
+/// How the next page is found. Exactly one of `page`, `offset`, `cursor`, `next`, `link`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.page), has(self.offset), has(self.cursor), has(self.next), has(self.link)].filter(x, x).size() == 1").message("paging: give exactly one of page, offset, cursor, next, link"))]
+pub struct Paging {
+    /// A page number in a query parameter; ends with the first page without records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<PagePaging>,
+    /// The number of records to pass over in a query parameter; ends with the first page without records, or with fewer than `pageSize`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offset: Option<OffsetPaging>,
+    /// The response holds a cursor, which goes into a query parameter of the next request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<CursorPaging>,
+    /// The response holds the URL of the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<NextPaging>,
+    /// The response has a `Link` header (RFC 8288) with the URL of the next page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkPaging>,
+    /// More pages than this fail the run: a guard against an endless source.
+    #[serde(default = "default_max_pages")]
+    #[schemars(range(min = 1, max = 100_000))]
+    pub max_pages: i32,
+}
+
+fn default_max_pages() -> i32 {
+    1000
+}
+
+/// A page number in a query parameter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PagePaging {
+    /// Name of the query parameter.
+    #[schemars(length(min = 1, max = 64))]
+    pub parameter: String,
+    /// Number of the first page.
+    #[serde(default = "default_first_page")]
+    pub first: i32,
+}
+
+fn default_first_page() -> i32 {
+    1
+}
+
+/// The number of records to pass over in a query parameter.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct OffsetPaging {
+    /// Name of the query parameter.
+    #[schemars(length(min = 1, max = 64))]
+    pub parameter: String,
+    /// Records of a full page, as `path` asks for it: a page with fewer is the last. Absent: only a page without records is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub page_size: Option<i32>,
+}
+
+/// A cursor in the response that goes into a query parameter of the next request.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CursorPaging {
+    /// JSON Pointer to the cursor, a string or a whole number; null, absent or empty: the last page.
+    #[schemars(length(min = 1, max = 256), regex(pattern = "^/.*$"))]
+    pub pointer: String,
+    /// Name of the query parameter.
+    #[schemars(length(min = 1, max = 64))]
+    pub parameter: String,
+}
+
+/// The response has a `Link` header with the URL of the next page.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LinkPaging {
+    /// Relation of the link to follow; absolute (same host only) or relative. No such link: the last page.
+    #[serde(default = "default_rel")]
+    #[schemars(length(min = 1, max = 64))]
+    pub rel: String,
+}
+
+fn default_rel() -> String {
+    "next".to_owned()
+}
+
+/// The response holds the URL of the next page.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NextPaging {
+    /// JSON Pointer to the URL, absolute (same host only) or relative; null, absent or empty: the last page.
+    #[schemars(length(min = 1, max = 256), regex(pattern = "^/.*$"))]
+    pub pointer: String,
+}
+
+/// A timestamped heartbeat: one record `{"pulse_id", "ts", "sequence", "source", "status"}` per tick of the interval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PulseSource {
+    /// Time between two ticks.
+    #[serde(default = "default_every")]
+    pub every: HumanDuration,
+}
+
+fn default_every() -> HumanDuration {
+    HumanDuration::seconds(60)
+}
+
+/// Generated events of an online shop: sessions by a Markov chain view → add_to_cart → purchase.
+///
+/// Records: event_id, ts, user_id, session_id, event_type, product, price, region. The same seed, source name and interval give the same bytes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClickstreamSource {
+    /// Events per interval.
+    #[serde(default = "default_events")]
+    #[schemars(range(min = 1, max = 100_000_000))]
+    pub events: i64,
+    /// Distinct users.
+    #[serde(default = "default_users")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub users: i32,
+    /// Distinct products.
+    #[serde(default = "default_products")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub products: i32,
+    /// Seed of the generator.
+    #[serde(default)]
+    pub seed: i64,
+    /// Of 10,000 events, how many are sent twice, as at-least-once delivery does.
+    #[serde(default = "default_duplicates")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub duplicates_per_ten_thousand: i32,
+    /// Of 10,000 events, how many carry a fault (missing user, unparsable price, negative price, unknown event type).
+    #[serde(default = "default_faults")]
+    #[schemars(range(min = 0, max = 10_000))]
+    pub faults_per_ten_thousand: i32,
+}
+
+fn default_events() -> i64 {
+    10_000
+}
+fn default_users() -> i32 {
+    500
+}
+fn default_products() -> i32 {
+    40
+}
+fn default_duplicates() -> i32 {
+    100
+}
+fn default_faults() -> i32 {
+    20
+}
+
+/// Generated readings of temperature and humidity sensors, or the register of these devices.
+///
+/// Readings: device_id, ts, temperature (°C), humidity (%), anomaly (`spike`, `stuck`, `offset`, or null: the label of an injected anomaly).
+/// Devices: device_id, model, site, installed_at, firmware, seen_at. The same seed, source and interval give the same bytes; a device is
+/// the same in both streams and in every interval.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SensorsSource {
+    /// What the records are.
+    #[serde(default)]
+    pub stream: SensorStream,
+    /// Number of devices.
+    #[serde(default = "default_devices")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub devices: i32,
+    /// Time between two readings of a device.
+    #[serde(default = "default_every")]
+    pub every: HumanDuration,
+    /// Seed of the generator.
+    #[serde(default)]
+    pub seed: i64,
+    /// Of 10,000 readings, about how many never arrive; they are missing in bursts.
+    #[serde(default = "default_dropouts")]
+    #[schemars(range(min = 0, max = 5_000))]
+    pub dropouts_per_ten_thousand: i32,
+    /// Of 10,000 readings, about how many are anomalous, and labelled.
+    #[serde(default = "default_anomalies")]
+    #[schemars(range(min = 0, max = 5_000))]
+    pub anomalies_per_ten_thousand: i32,
+}
+
+fn default_devices() -> i32 {
+    20
+}
+fn default_dropouts() -> i32 {
+    50
+}
+fn default_anomalies() -> i32 {
+    20
+}
+
+/// What the records of a `sensors` source are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum SensorStream {
+    /// One record per device and tick of the interval, in the order of time.
+    #[default]
+    Readings,
+    /// One record per device: what is known of it at the start of the interval.
+    Devices,
+}
+
+/// Files under the Lakehouse's landing bucket; bytes are kept as they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FilesSource {
+    /// Key or glob (`*` within a folder, `**` across) relative to the landing location; takes the templates of `http.path`, not URL-encoded.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = "^[^/].*$"))]
+    pub path: String,
+    /// How silver decodes the files.
+    pub format: FileFormat,
+    /// For `json`: JSON Pointer to the array of records in each document.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = "^(/.*)?$"))]
+    pub records: Option<String>,
+    /// Accept that no file matches. Without this it fails the run with reason EmptyResponse.
+    #[serde(default)]
+    pub allow_empty: bool,
+}
+
+/// How a file is decoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum FileFormat {
+    /// One JSON document per file.
+    Json,
+    /// One JSON record per line.
+    Ndjson,
+    /// Comma-separated values with a header line (RFC 4180); every field is a string, an empty unquoted one is null.
+    Csv,
+    /// Apache Parquet.
+    Parquet,
+}

@@ -1,0 +1,96 @@
+//! How a table is stored and written: format, partitions, sort order, write mode. Shared by silver and gold.
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// How a table is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TableLayout {
+    /// iceberg (the default) or parquet.
+    pub format: TableFormat,
+    /// Partition fields: `column`, `year(c)`, `month(c)`, `day(c)`, `hour(c)`, `bucket(16, c)`, `truncate(4, c)`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub partition_by: Vec<String>,
+    /// Columns by which rows are sorted within a file.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub sort_by: Vec<String>,
+}
+
+/// A table format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum TableFormat {
+    /// Apache Iceberg, format version 2.
+    #[default]
+    Iceberg,
+    /// Plain Parquet files; no commit log, so no merge, and outside readers that list may see a mix during a commit.
+    Parquet,
+}
+
+/// How rows enter the table. Exactly one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.append), has(self.replaceInterval), has(self.merge), has(self.overwrite)].filter(x, x).size() == 1").message("write needs exactly one of append, replaceInterval, merge, overwrite"))]
+pub struct WriteMode {
+    /// Add rows, once per interval and input; a newer input for the interval replaces what the older one appended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub append: Option<Append>,
+    /// Replace the rows of the run's interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replace_interval: Option<ReplaceInterval>,
+    /// One row per key; the highest sequence wins, in whatever order runs come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub merge: Option<Merge>,
+    /// Replace the whole table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overwrite: Option<Overwrite>,
+}
+
+/// Add rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct Append {}
+
+/// Replace the whole table.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct Overwrite {}
+
+/// Replace the rows of the run's interval.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplaceInterval {
+    /// The column of type date, timestamp or timestamptz that places a row in time.
+    #[schemars(length(min = 1, max = 128))]
+    pub column: String,
+    /// What happens to rows that lie outside the run's interval.
+    #[serde(default)]
+    pub outside: Outside,
+}
+
+/// What happens to rows that lie outside the run's interval.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub enum Outside {
+    /// They go to the quarantine table with reason.
+    #[default]
+    Quarantine,
+    /// They are dropped and counted.
+    Drop,
+    /// The stage fails and commits nothing.
+    Fail,
+}
+
+/// One row per key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Merge {
+    /// Columns that identify a row.
+    #[schemars(length(min = 1, max = 8))]
+    pub key: Vec<String>,
+    /// Columns that order the versions of a row, most significant first. Two different rows with the same key and sequence fail the stage.
+    #[schemars(length(min = 1, max = 8))]
+    pub sequence_by: Vec<String>,
+}

@@ -1,0 +1,133 @@
+//! What the API server refuses, asked of the same rules locally: each fault is named with its field.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use lakehouse_api::validate::validate;
+use serde_json::{Value, json};
+
+fn lakehouse() -> Value {
+    json!({
+        "apiVersion": "lakehouse.rs/v1alpha1", "kind": "Lakehouse", "metadata": {"name": "main"},
+        "spec": {
+            "objectStore": {"endpoint": "http://minio:9000", "credentialsSecret": "minio-credentials"},
+            "catalog": {"sql": {"uriSecret": {"name": "catalog", "key": "uri"}}},
+            "connections": [{"name": "coincap", "baseUrl": "https://rest.coincap.io"}]
+        }
+    })
+}
+
+fn pipeline() -> Value {
+    json!({
+        "apiVersion": "lakehouse.rs/v1alpha1", "kind": "LakehousePipeline", "metadata": {"name": "crypto"},
+        "spec": {
+            "lakehouse": "main",
+            "trigger": {"onApply": {"interval": "lastComplete"}},
+            "ingest": [{"name": "assets", "http": {"connection": "coincap", "path": "/v3/assets", "records": "/data"}}],
+            "silver": [{
+                "name": "coins", "from": "assets",
+                "write": {"merge": {"key": ["coin_id"], "sequenceBy": ["seen_at"]}},
+                "deduplicate": {"key": ["coin_id"]},
+                "columns": [
+                    {"name": "coin_id", "from": "/id", "type": "string", "required": true},
+                    {"name": "seen_at", "from": "$intervalStart", "type": "timestamptz"}
+                ],
+                "expectations": [{"name": "enough", "batch": "count(*) > 1", "otherwise": "fail"}]
+            }],
+            "gold": [{"name": "n", "write": {"overwrite": {}}, "sql": "SELECT count(*) AS n FROM silver.coins"}]
+        }
+    })
+}
+
+fn run() -> Value {
+    json!({
+        "apiVersion": "lakehouse.rs/v1alpha1", "kind": "LakehouseRun", "metadata": {"name": "crypto-2024-01-01"},
+        "spec": {"pipeline": "crypto", "interval": {"start": "2024-01-01T00:00:00Z", "end": "2024-01-02T00:00:00Z"}}
+    })
+}
+
+/// `object` with the value at `pointer` replaced, or added to its parent.
+fn with(mut object: Value, pointer: &str, value: Value) -> Value {
+    let (parent, name) = pointer.rsplit_once('/').unwrap();
+    let parent = object.pointer_mut(parent).unwrap();
+    match parent {
+        Value::Array(items) => items[name.parse::<usize>().unwrap()] = value,
+        other => other[name] = value,
+    }
+    object
+}
+
+/// `object` is refused, with a line that holds `expected`.
+fn refused(object: &Value, expected: &str) {
+    let faults: Vec<String> = validate(object).iter().map(ToString::to_string).collect();
+    assert!(faults.iter().any(|fault| fault.contains(expected)), "expected `{expected}` among {faults:?} for {object}");
+}
+
+#[test]
+fn good_manifests_are_accepted() {
+    for object in [lakehouse(), pipeline(), run()] {
+        assert_eq!(validate(&object), Vec::new());
+    }
+}
+
+#[test]
+fn shapes_are_enforced() {
+    refused(&with(pipeline(), "/spec/silver/0/colums", json!([])), "unknown field `colums`");
+    refused(&with(pipeline(), "/spec/silver/0/columns/0/type", json!("varchar")), "should match");
+    refused(&with(pipeline(), "/spec/interval", json!("weekly")), "supported values");
+    refused(&with(pipeline(), "/spec/ingest", json!([])), "Too few items");
+    refused(&with(pipeline(), "/spec/maxConcurrentRuns", json!(0)), "must be at least 1");
+    refused(&with(pipeline(), "/spec/jobs", json!({"timeout": "5 minutes"})), "spec.jobs.timeout");
+    refused(&with(pipeline(), "/spec/gold/0/sql", json!(7)), "must be of type string");
+    refused(&with(lakehouse(), "/spec/objectStore/endpoint", json!("minio:9000")), "spec.objectStore.endpoint");
+    refused(&with(run(), "/spec/interval/start", json!("yesterday")), "spec.interval.start");
+    let twice = pipeline()["spec"]["gold"][0].clone();
+    refused(&with(pipeline(), "/spec/gold", json!([twice, twice])), "Duplicate value");
+}
+
+#[test]
+fn names_leave_room_for_what_is_derived() {
+    refused(&with(pipeline(), "/metadata/name", json!("p".repeat(53))), "at most 52 characters");
+    refused(&with(run(), "/metadata/name", json!("r".repeat(64))), "at most 63 characters");
+    refused(&with(pipeline(), "/metadata/name", json!("p".repeat(200))), "at most 52 characters");
+    refused(&with(pipeline(), "/metadata/name", json!("Crypto")), "RFC 1123");
+}
+
+#[test]
+fn exactly_one_of_several() {
+    let both = json!({"name": "assets", "pulse": {}, "clickstream": {}});
+    refused(&with(pipeline(), "/spec/ingest/0", both), "exactly one of http, pulse, clickstream, sensors, files");
+    refused(&with(pipeline(), "/spec/ingest/0", json!({"name": "assets"})), "exactly one of http, pulse, clickstream, sensors, files");
+    refused(&with(pipeline(), "/spec/silver/0/write", json!({})), "exactly one of append, replaceInterval, merge, overwrite");
+    let two = json!({"append": {}, "overwrite": {}});
+    refused(&with(pipeline(), "/spec/silver/0/write", two), "exactly one of append, replaceInterval, merge, overwrite");
+    refused(&with(pipeline(), "/spec/trigger", json!({"onApply": {}, "external": {}})), "exactly one of onApply, external");
+    let interval_and_start = json!({"onApply": {"interval": "current", "start": "2024-01-01T00:00:00Z"}});
+    refused(&with(pipeline(), "/spec/trigger", interval_and_start), "not both");
+    let rules = json!([{"name": "r", "row": "a > 0", "batch": "count(*) > 0", "otherwise": "fail"}]);
+    refused(&with(pipeline(), "/spec/silver/0/expectations", rules), "exactly one of row, batch");
+    let paging = json!({"page": {"parameter": "page"}, "next": {"pointer": "/next"}});
+    refused(&with(pipeline(), "/spec/ingest/0/http/paging", paging), "exactly one of page, offset, cursor, next, link");
+}
+
+#[test]
+fn fields_refer_to_what_exists() {
+    refused(&with(pipeline(), "/spec/silver/0/from", json!("other")), "must name a source");
+    let merge = |key: &str, sequence: &str| json!({"merge": {"key": [key], "sequenceBy": [sequence]}});
+    refused(&with(pipeline(), "/spec/silver/0/write", merge("id", "seen_at")), "write.merge.key must name columns");
+    refused(&with(pipeline(), "/spec/silver/0/write", merge("coin_id", "t")), "write.merge.sequenceBy must name columns");
+    let replace = json!({"replaceInterval": {"column": "day"}});
+    refused(&with(pipeline(), "/spec/silver/0/write", replace), "write.replaceInterval.column must name a column");
+    refused(&with(pipeline(), "/spec/silver/0/deduplicate", json!({"key": ["id"]})), "deduplicate.key must name columns");
+    let reserved = json!({"name": "processed_at", "from": "/p", "type": "string"});
+    refused(&with(pipeline(), "/spec/silver/0/columns/0", reserved), "processed_at is added");
+}
+
+#[test]
+fn what_cannot_work_is_refused() {
+    refused(&with(pipeline(), "/spec/silver/0/table", json!({"format": "parquet"})), "needs format iceberg");
+    let batch = json!([{"name": "r", "batch": "count(*) > 0", "otherwise": "quarantine"}]);
+    refused(&with(pipeline(), "/spec/silver/0/expectations", batch), "can only warn or fail");
+    let backwards = json!({"start": "2024-01-02T00:00:00Z", "end": "2024-01-01T00:00:00Z"});
+    refused(&with(run(), "/spec/interval", backwards), "start must be before end");
+    refused(&with(run(), "/spec/stages", json!(["silver", "silver"])), "each stage may stand once");
+}

@@ -1,0 +1,10 @@
+//! The commands, one module each.
+
+pub mod buckets;
+pub mod doctor;
+pub mod report;
+pub mod run;
+pub mod sql;
+pub mod status;
+pub mod submit;
+pub mod validate;

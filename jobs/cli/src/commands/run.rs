@@ -1,0 +1,207 @@
+//! `lakehouse run`: pipelines in this process, with the store and the catalog in a folder.
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Write},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::Args;
+use lakehouse_api::LakehousePipeline;
+use lakehouse_contract::{Stage, TableReport, resolve::Request};
+use lakehouse_shell::open_storage;
+use lakehouse_storage::CatalogDb;
+use serde_json::json;
+
+use crate::{
+    CliError,
+    check::{check, faults},
+    execute::{Finished, NAMESPACE, Order, Workshop, intervals},
+    manifests::Bundle,
+    place::Local,
+    runs::Runs,
+    secrets::Secrets,
+    table::draw,
+};
+
+/// Longest wait with `--wait`.
+const LONG_WAIT: Duration = Duration::from_secs(24 * 3_600);
+
+/// Options of `run`.
+#[derive(Debug, Args)]
+pub struct RunArguments {
+    /// Manifests. Without a Lakehouse among them, a `lakehouse.yaml` beside the first is read too.
+    #[arg(short, long = "file", value_name = "FILE", required = true, num_args = 1..)]
+    file: Vec<PathBuf>,
+    /// Folder for store and catalog; default `.lakehouse`.
+    #[arg(long, value_name = "DIR", env = "LAKEHOUSE_LOCAL")]
+    local: Option<PathBuf>,
+    /// The interval: 2024-01-01, 2024-01-01T05 (hourly), 2024-01 (monthly). Default: the last complete one.
+    #[arg(long, value_name = "START", conflicts_with_all = ["from", "to"])]
+    interval: Option<String>,
+    /// First interval of a range.
+    #[arg(long, value_name = "START", requires = "to")]
+    from: Option<String>,
+    /// Last interval of a range.
+    #[arg(long, value_name = "START", requires = "from")]
+    to: Option<String>,
+    /// Only this stage; may be given several times, or as a list with commas.
+    #[arg(long, value_name = "STAGE", value_delimiter = ',')]
+    stage: Vec<Stage>,
+    /// Value of a parameter of the pipeline.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = pair)]
+    param: Vec<(String, String)>,
+    /// Only this pipeline of the files.
+    #[arg(long, value_name = "NAME")]
+    pipeline: Option<String>,
+    /// File with tokens: lines NAME=value, or YAML with Secrets.
+    #[arg(long, value_name = "FILE")]
+    secrets: Option<PathBuf>,
+    /// Folder that `files` sources read; default DIR/landing.
+    #[arg(long, value_name = "DIR")]
+    landing: Option<PathBuf>,
+    /// Another base URL for a connection.
+    #[arg(long, value_name = "NAME=URL", value_parser = pair)]
+    set_connection: Vec<(String, String)>,
+    /// Make a new run even if one with the same definition, interval and parameters has succeeded.
+    #[arg(long)]
+    again: bool,
+    /// Wait for another process that is at work on the interval.
+    #[arg(long)]
+    wait: bool,
+}
+
+/// `NAME=VALUE` as an option takes it.
+pub(super) fn pair(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or_else(|| format!("`{text}` is not NAME=VALUE"))?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Validates the files and runs their pipelines, interval by interval; stops at the first failure.
+///
+/// # Errors
+/// [`CliError::Faults`] before anything is written, [`CliError::Stage`], [`CliError::Busy`], [`CliError::Interrupted`].
+pub async fn run(arguments: RunArguments) -> Result<(), CliError> {
+    let mut bundle = Bundle::read(&arguments.file)?;
+    for (name, url) in &arguments.set_connection {
+        bundle.set_connection(name, url);
+    }
+    let found = faults(&bundle, &check(&bundle).await);
+    if !found.is_empty() {
+        return Err(CliError::Faults(found));
+    }
+    let mut secrets = Secrets::read(arguments.secrets.as_deref(), &mut bundle)?;
+    let pipelines = chosen(&bundle, &arguments)?;
+    let mut orders = Vec::new();
+    for pipeline in &pipelines {
+        let lakehouse = bundle.lakehouse_of(pipeline).map_err(CliError::Invalid)?;
+        secrets.add_connections(&lakehouse, &bundle);
+        let span = arguments.from.as_deref().zip(arguments.to.as_deref());
+        for interval in intervals(pipeline.spec.interval, arguments.interval.as_deref(), span)? {
+            orders.push((*pipeline, lakehouse.clone(), interval));
+        }
+    }
+    let local = Local::create(arguments.local.as_deref())?;
+    let landing =
+        arguments.landing.as_deref().map(|path| path.canonicalize().map_err(|source| CliError::File { path: path.to_owned(), source }));
+    let location = local.location(landing.transpose()?.as_deref());
+    let db = CatalogDb::connect(&local.catalog_uri()).await?;
+    let workshop =
+        Workshop { storage: open_storage(&location)?, catalog_uri: local.catalog_uri(), runs: Runs::open(db.clone()).await?, db, secrets };
+    for (pipeline, lakehouse, interval) in &orders {
+        let name = pipeline.metadata.name.clone().unwrap_or_default();
+        let order = Order {
+            pipeline: &name,
+            definition: &pipeline.spec,
+            lakehouse,
+            request: Request {
+                pipeline: name.clone(),
+                namespace: NAMESPACE.to_owned(),
+                run_name: String::new(),
+                run_uid: String::new(),
+                created_at: chrono::DateTime::default(),
+                interval: *interval,
+                stages: arguments.stage.clone(),
+                inputs_from: None,
+                parameters: arguments.param.iter().cloned().collect::<BTreeMap<_, _>>(),
+                store: location.clone(),
+            },
+            again: arguments.again,
+            wait: if arguments.wait { LONG_WAIT } else { Duration::ZERO },
+        };
+        let finished = tokio::select! {
+            finished = workshop.execute(&order) => finished?,
+            () = stopped() => return Err(CliError::Interrupted),
+        };
+        tell(&finished);
+    }
+    Ok(())
+}
+
+/// The pipelines of the files, or the one that was asked for.
+fn chosen<'a>(bundle: &'a Bundle, arguments: &RunArguments) -> Result<Vec<&'a LakehousePipeline>, CliError> {
+    let all: Vec<&LakehousePipeline> = bundle.pipelines.iter().map(|(_, pipeline)| pipeline).collect();
+    let files = || arguments.file.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
+    if all.is_empty() {
+        return Err(CliError::Invalid(format!("{}: there is no LakehousePipeline in it", files())));
+    }
+    let Some(name) = &arguments.pipeline else { return Ok(all) };
+    let names: Vec<&str> = all.iter().filter_map(|pipeline| pipeline.metadata.name.as_deref()).collect();
+    let known = names.join(", ");
+    match all.iter().find(|pipeline| pipeline.metadata.name.as_ref() == Some(name)) {
+        Some(pipeline) => Ok(vec![pipeline]),
+        None => Err(CliError::Invalid(format!("{}: there is no LakehousePipeline `{name}` in it, there are: {known}", files()))),
+    }
+}
+
+/// Resolves at the first SIGINT or SIGTERM.
+async fn stopped() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let term = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut term) => {
+                term.recv().await;
+            }
+            // Without a handler the signal ends the process, as it would anyway.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => {
+            if result.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        () = term => {}
+    }
+}
+
+/// Says on standard error what became of a run: a table on a terminal, a JSON line otherwise.
+fn tell(finished: &Finished) {
+    let run = &finished.run;
+    let reports = run.stages.iter().filter_map(|record| record.report.as_ref());
+    let tables = reports.flat_map(|report| report.tables.iter().map(move |table| (report.stage, table)));
+    let text = if std::io::stderr().is_terminal() {
+        let note = if finished.already { ": it was complete already, --again makes a new run" } else { "" };
+        let rows: Vec<Vec<String>> = tables.map(|(stage, table)| row(stage, table)).collect();
+        format!("run {}{note}\n{}", run.id(), draw(&HEADER, &rows))
+    } else {
+        let tables: Vec<_> = tables.map(|(stage, table)| json!({"stage": stage, "table": table})).collect();
+        let line = json!({"event": "run", "run": run.id(), "interval": run.interval, "state": run.state.as_str(),
+            "already": finished.already, "tables": tables});
+        format!("{line}\n")
+    };
+    // Nobody is left to read what cannot be written.
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+const HEADER: [&str; 8] = ["stage", "table", "read", "written", "quarantined", "deduplicated", "dropped", "snapshot"];
+
+fn row(stage: Stage, table: &TableReport) -> Vec<String> {
+    let counts = [table.rows_read, table.rows_written, table.rows_quarantined, table.rows_deduplicated, table.rows_dropped];
+    let mut row = vec![stage.to_string(), table.name.clone()];
+    row.extend(counts.map(|count| count.to_string()));
+    row.push(table.snapshot.clone().unwrap_or_default());
+    row
+}

@@ -1,0 +1,104 @@
+//! `lakehouse`: the same pipelines as on a cluster, on this machine; and, with `submit`, the client of a cluster.
+//!
+//! Each command is a module of [`commands`]. Behind them: [`manifests`] reads files, [`check`] finds every fault of a definition, [`runs`] keeps
+//! runs in the catalog database, [`execute`] carries one run through its stages and goes on where an interrupted one stopped; [`submit`] has a
+//! cluster do the work and waits for it. No other command talks to Kubernetes.
+
+pub mod check;
+pub mod commands;
+mod error;
+pub mod execute;
+pub mod manifests;
+pub mod place;
+pub mod progress;
+pub mod runs;
+pub mod secrets;
+pub mod submit;
+pub mod table;
+
+pub use error::CliError;
+
+use std::{
+    io::{IsTerminal, Write},
+    pin::Pin,
+};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Lakehouse pipelines on this machine, and on a cluster with `submit`.
+#[derive(Debug, Parser)]
+#[command(name = "lakehouse", version, about, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a pipeline for one interval or a range of them.
+    Run(commands::run::RunArguments),
+    /// Have a cluster run a pipeline for one interval, and wait for it.
+    ///
+    /// The run is found again by what it was asked for: pipeline, interval, stages and scope. One that is not finished is adopted; one that
+    /// succeeded with the same key is the answer, and nothing is executed; otherwise the next one is made. So the same command goes on where a
+    /// killed one stopped.
+    Submit(commands::submit::SubmitArguments),
+    /// Query the tables with SQL, read-only.
+    Sql(commands::sql::SqlArguments),
+    /// Check manifests: the rules a cluster applies, and the SQL in them.
+    Validate(commands::validate::ValidateArguments),
+    /// The runs on this machine, newest first.
+    Status(commands::status::StatusArguments),
+    /// The stage reports of a run as JSON.
+    Report(commands::report::ReportArguments),
+    /// Whether the store and the catalog answer.
+    Doctor(commands::doctor::DoctorArguments),
+    /// Buckets of an S3 store.
+    #[command(subcommand)]
+    Buckets(commands::buckets::BucketsCommand),
+}
+
+/// What is logged unless RUST_LOG says otherwise. What the libraries of Kubernetes warn of is said by `submit` in its own words.
+const LOGGED: &str = "warn,lakehouse_shell=off,lakehouse_ingest=error,kube_client=off,kube_runtime=off";
+
+/// Parses the command line, runs the command and answers the exit code of the contract: 0 done, 10 try again, 20 a fault of definition, data
+/// or credential, 1 anything else; `submit` has its own, see [`submit::SubmitError`]. A failure is one line on standard error.
+pub fn main() -> Pin<Box<dyn Future<Output = std::process::ExitCode>>> {
+    Box::pin(command())
+}
+
+async fn command() -> std::process::ExitCode {
+    let arguments = Arguments::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A second call keeps the first subscriber.
+    let _ = if std::io::stderr().is_terminal() { logs.try_init() } else { logs.json().flatten_event(true).try_init() };
+    lakehouse_storage::init_tls();
+    let outcome = match arguments.command {
+        Command::Run(arguments) => Box::pin(commands::run::run(arguments)).await,
+        Command::Submit(arguments) => Box::pin(commands::submit::run(arguments)).await,
+        Command::Sql(arguments) => Box::pin(commands::sql::run(arguments)).await,
+        Command::Validate(arguments) => commands::validate::run(arguments).await,
+        Command::Status(arguments) => commands::status::run(arguments).await,
+        Command::Report(arguments) => commands::report::run(arguments).await,
+        Command::Doctor(arguments) => commands::doctor::run(arguments).await,
+        Command::Buckets(command) => commands::buckets::run(command).await,
+    };
+    match outcome {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to read a message that cannot be written.
+            let _ = writeln!(std::io::stderr(), "error: {error}");
+            std::process::ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// Writes to standard output; a reader that went away (`| head`) is no error.
+pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
+        _ => Ok(()),
+    }
+}

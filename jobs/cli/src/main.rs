@@ -1,0 +1,8 @@
+//! The command `lakehouse`.
+
+use std::process::ExitCode;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    lakehouse_cli::main().await
+}

@@ -1,0 +1,17 @@
+//! `lakehouse submit`: one pipeline, one interval, on a cluster, as a LakehouseRun that is made once or adopted.
+//!
+//! [`naming`], [`decide`], [`changes`] and [`outcome`] are pure; [`cluster`], [`wait`] and [`logs`] are the thin shell that talks to the API
+//! server; [`tell`] is what is said on the way.
+
+pub mod changes;
+pub mod cluster;
+pub mod decide;
+mod error;
+pub mod logs;
+pub mod naming;
+pub mod outcome;
+pub mod signals;
+pub mod tell;
+pub mod wait;
+
+pub use error::SubmitError;

@@ -1,0 +1,80 @@
+//! Names and object keys. All keys are relative to their layer's location.
+
+use std::fmt;
+
+use lakehouse_api::common::{IntervalGrain, Stage};
+use serde::{Deserialize, Serialize};
+
+use crate::Interval;
+
+/// Identity of a run in the object store: `<name>-<first 8 of the UID>`, so that a run deleted and made again is another one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RunId(pub String);
+
+impl RunId {
+    /// The identity of the run `name` with Kubernetes UID (or, on a laptop, UUID) `uid`.
+    pub fn new(name: &str, uid: &str) -> Self {
+        let short: String = uid.chars().filter(|c| *c != '-').take(8).collect();
+        Self(format!("{name}-{short}"))
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A table: namespace and name. Namespaces: `silver`, `quarantine` (both in the silver layer), `gold`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct TableRef {
+    /// `silver`, `quarantine` or `gold`.
+    pub namespace: String,
+    /// Name within the namespace.
+    pub name: String,
+}
+
+impl TableRef {
+    /// The table `namespace.name`.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for TableRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.namespace, self.name)
+    }
+}
+
+/// Folder of the bronze objects of one attempt for one source, without a slash at the end.
+pub fn bronze_folder(pipeline: &str, source: &str, dt: &str, run: &RunId, attempt: u32) -> String {
+    format!("{pipeline}/{source}/dt={dt}/run={run}-{attempt}")
+}
+
+/// Claim of the bronze folders of one attempt, in the bronze layer; put by conditional write. A process that finds it taken (a second
+/// pod of the attempt, or a laptop run after a crash) gives its objects other names, so that no object is ever written twice.
+pub fn bronze_claim(pipeline: &str, run: &RunId, attempt: u32) -> String {
+    format!("_lakehouse/runs/{pipeline}/{run}/{}-{attempt}.claim", Stage::Ingest)
+}
+
+/// Folder of the manifests of one interval.
+pub fn bronze_manifests(pipeline: &str, interval: &Interval, grain: IntervalGrain) -> String {
+    format!("{pipeline}/_manifests/dt={}", interval.label(grain))
+}
+
+/// The manifest of one run: without it its ingest does not exist.
+pub fn bronze_manifest(pipeline: &str, interval: &Interval, grain: IntervalGrain, run: &RunId) -> String {
+    format!("{}/run={run}.json", bronze_manifests(pipeline, interval, grain))
+}
+
+/// The report of one attempt of a stage, in the stage's own layer.
+pub fn report(pipeline: &str, run: &RunId, stage: Stage, attempt: u32) -> String {
+    format!("_lakehouse/runs/{pipeline}/{run}/{stage}-{attempt}.json")
+}
+
+/// The inputs that a stage pinned on its first attempt, in the stage's own layer; put by conditional write.
+pub fn pins(pipeline: &str, run: &RunId, stage: Stage) -> String {
+    format!("_lakehouse/runs/{pipeline}/{run}/{stage}-inputs.json")
+}

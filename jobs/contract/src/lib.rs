@@ -1,0 +1,37 @@
+//! What passes between operator, CLI and jobs. Pure: no I/O, no clock, no cluster.
+//!
+//! [`resolve`] turns a definition, a Lakehouse and a run into one [`StageSpec`] per stage; a stage reads its spec, does
+//! its work and ends with a [`StageReport`]. The operator puts the spec into a ConfigMap and reads the report's short
+//! form from the termination message; the laptop runner passes both in memory. So a laptop run and a cluster run
+//! cannot differ.
+
+pub mod columns;
+pub mod env;
+pub mod failure;
+pub mod interval;
+pub mod keys;
+pub mod manifest;
+pub mod names;
+pub mod progress;
+pub mod report;
+pub mod resolve;
+pub mod spec;
+pub mod template;
+pub mod token;
+
+pub use columns::ColumnType;
+pub use failure::{ExitCode, Reason, StageFailure};
+pub use interval::Interval;
+pub use keys::{RunId, TableRef};
+pub use lakehouse_api::common::{IntervalGrain, Stage};
+pub use manifest::{BronzeManifest, BronzeObject, SourceManifest};
+pub use progress::{NoProgress, Progress};
+pub use report::{ExpectationResult, StageFuture, StageOutcome, StageReport, TableReport, Termination, Totals};
+pub use resolve::{ResolveError, resolve};
+pub use spec::{
+    Decode, HttpConnection, IngestSource, ResolvedGold, ResolvedSilver, ResolvedSource, RunRef, SilverInput, StageSpec, StoreLocation, Work,
+};
+pub use token::{CommitToken, digest_json};
+
+/// Version of everything in this crate that is serialized. A job refuses a spec of another version.
+pub const CONTRACT_VERSION: u32 = 1;

@@ -1,0 +1,64 @@
+//! The bronze manifest: the one object that makes an ingest exist.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{Interval, RunId, token::digest_json};
+
+/// What one run ingested. Put once, by conditional write, after every object it names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BronzeManifest {
+    /// [`crate::CONTRACT_VERSION`].
+    pub contract: u32,
+    /// Pipeline name.
+    pub pipeline: String,
+    /// The run.
+    pub run: RunId,
+    /// The attempt that wrote it.
+    pub attempt: u32,
+    /// The interval of data.
+    pub interval: Interval,
+    /// When it was put; the newest manifest of an interval is the one with the highest (`committed_at`, `run`).
+    pub committed_at: DateTime<Utc>,
+    /// One entry per source of the pipeline.
+    pub sources: Vec<SourceManifest>,
+}
+
+/// The objects of one source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SourceManifest {
+    /// Source name.
+    pub name: String,
+    /// The objects, in the order of their records.
+    pub objects: Vec<BronzeObject>,
+}
+
+/// One immutable object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BronzeObject {
+    /// Key within the bronze layer.
+    pub key: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the bytes, hexadecimal.
+    pub sha256: String,
+    /// Number of records, where ingest counted them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
+    /// When the bytes were received.
+    pub captured_at: DateTime<Utc>,
+    /// Facts of the source's answer: URL without credentials, status, content type, ETag, or the file's own key and modification time.
+    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
+    pub metadata: std::collections::BTreeMap<String, String>,
+}
+
+impl SourceManifest {
+    /// Digest of the content: equal bytes in equal order give equal digests, whoever fetched them and when.
+    pub fn input_digest(&self) -> String {
+        let contents: Vec<&str> = self.objects.iter().map(|o| o.sha256.as_str()).collect();
+        digest_json(&contents)
+    }
+}

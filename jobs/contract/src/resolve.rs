@@ -1,0 +1,319 @@
+//! `resolve`: definition + Lakehouse + run → the specs of its stages. Operator and laptop share it.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use lakehouse_api::{
+    LakehousePipelineSpec, LakehouseSpec,
+    common::{IntervalGrain, Stage},
+    lakehouse::Connection,
+    pipeline::{FileFormat, History, HttpSource, Source},
+};
+use url::Url;
+
+use crate::{
+    CONTRACT_VERSION, ColumnType, Interval,
+    env::connection_token,
+    interval::InvalidInterval,
+    keys::RunId,
+    spec::{
+        Decode, HttpConnection, IngestSource, ResolvedGold, ResolvedSilver, ResolvedSource, RunRef, SilverInput, StageSpec, StoreLocation,
+        Work,
+    },
+    template::{TemplateError, render, url_encode, values},
+    token::digest_json,
+};
+
+/// What is asked for, beside the definition.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Request {
+    /// Pipeline name.
+    pub pipeline: String,
+    /// Namespace of pipeline and run; `local` on a laptop.
+    pub namespace: String,
+    /// Name of the run.
+    pub run_name: String,
+    /// Its UID.
+    pub run_uid: String,
+    /// Its creation time.
+    pub created_at: DateTime<Utc>,
+    /// The interval of data.
+    pub interval: Interval,
+    /// Stages; empty: all that the definition has.
+    pub stages: Vec<Stage>,
+    /// Identity of the run whose bronze objects silver reads.
+    pub inputs_from: Option<RunId>,
+    /// Parameters of the run, over those of the definition.
+    pub parameters: BTreeMap<String, String>,
+    /// Where data lives.
+    pub store: StoreLocation,
+}
+
+/// Why a definition cannot be resolved; the field is the manifest's.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// The interval does not fit the grain.
+    #[error("spec.interval: {0}")]
+    Interval(#[from] InvalidInterval),
+    /// A connection that the Lakehouse does not have.
+    #[error("spec.ingest[{source_name}].http.connection: the Lakehouse has no connection `{connection}`; it has: {known}")]
+    UnknownConnection {
+        /// Source name.
+        source_name: String,
+        /// The name that was not found.
+        connection: String,
+        /// What there is.
+        known: String,
+    },
+    /// A template that cannot be rendered.
+    #[error("spec.ingest[{source_name}].{field}: {error}")]
+    Template {
+        /// Source name.
+        source_name: String,
+        /// Field within the source.
+        field: &'static str,
+        /// What is wrong.
+        error: TemplateError,
+    },
+    /// Base URL and path make no URL.
+    #[error("spec.ingest[{source_name}].http.path: `{text}` is not a URL: {error}")]
+    Url {
+        /// Source name.
+        source_name: String,
+        /// The text.
+        text: String,
+        /// What is wrong.
+        error: url::ParseError,
+    },
+    /// A source without a variant; the schema refuses it before.
+    #[error("spec.ingest[{0}]: a source needs exactly one of http, pulse, clickstream, sensors, files")]
+    NoSource(String),
+    /// A silver table from a source that does not exist.
+    #[error("spec.silver[{table}].from: there is no source `{source_name}`")]
+    UnknownSource {
+        /// Table name.
+        table: String,
+        /// Source name.
+        source_name: String,
+    },
+    /// A column type that cannot be.
+    #[error("spec.silver[{table}].columns[{column}].type: {message}")]
+    ColumnType {
+        /// Table name.
+        table: String,
+        /// Column name.
+        column: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A parameter that the definition does not declare.
+    #[error("parameters.{0}: the pipeline declares no such parameter")]
+    UnknownParameter(String),
+    /// A stage that the definition has nothing for.
+    #[error("stages: the pipeline has no {0} stage")]
+    NoSuchStage(Stage),
+}
+
+/// The specs of the stages of one run, in the order of execution.
+///
+/// # Errors
+/// [`ResolveError`], which names the field at fault.
+pub fn resolve(definition: &LakehousePipelineSpec, lakehouse: &LakehouseSpec, request: &Request) -> Result<Vec<StageSpec>, ResolveError> {
+    let grain = definition.interval;
+    let interval = request.interval.aligned(grain)?;
+    let stages = stages(definition, &request.stages)?;
+    let values = values(&interval, grain, &parameters(definition, request)?);
+    let run =
+        RunRef { name: request.run_name.clone(), id: RunId::new(&request.run_name, &request.run_uid), created_at: request.created_at };
+    let mut specs = Vec::with_capacity(stages.len());
+    for stage in &stages {
+        let work = match stage {
+            Stage::Ingest => Work::Ingest {
+                sources: definition.ingest.iter().map(|source| resolve_source(source, lakehouse, &values)).collect::<Result<_, _>>()?,
+            },
+            Stage::Silver => Work::Silver {
+                input: match &request.inputs_from {
+                    Some(id) => SilverInput::Run(id.clone()),
+                    None if stages.contains(&Stage::Ingest) => SilverInput::Run(run.id.clone()),
+                    None => SilverInput::Newest,
+                },
+                tables: resolve_silver(definition)?,
+            },
+            Stage::Gold => Work::Gold { models: resolve_gold(definition, grain, &interval) },
+        };
+        specs.push(StageSpec {
+            contract: CONTRACT_VERSION,
+            pipeline: request.pipeline.clone(),
+            owner: format!("{}/{}", request.namespace, request.pipeline),
+            run: run.clone(),
+            attempt: 1,
+            interval,
+            grain,
+            store: request.store.clone(),
+            work,
+        });
+    }
+    Ok(specs)
+}
+
+/// Checks all of a definition that does not depend on a run: every stage resolves for the interval that contains `now`.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn check(
+    pipeline: &str,
+    definition: &LakehousePipelineSpec,
+    lakehouse: &LakehouseSpec,
+    now: DateTime<Utc>,
+) -> Result<(), ResolveError> {
+    let request = Request {
+        pipeline: pipeline.to_owned(),
+        namespace: "check".to_owned(),
+        run_name: pipeline.to_owned(),
+        run_uid: String::new(),
+        created_at: now,
+        interval: Interval::last_complete(definition.interval, now),
+        stages: Vec::new(),
+        inputs_from: None,
+        parameters: BTreeMap::new(),
+        store: StoreLocation::Local { root: String::new(), landing: None },
+    };
+    resolve(definition, lakehouse, &request).map(drop)
+}
+
+/// The stages that the definition has something for, in order; `wanted` empty means all of them.
+fn stages(definition: &LakehousePipelineSpec, wanted: &[Stage]) -> Result<Vec<Stage>, ResolveError> {
+    let has = |stage: &Stage| match stage {
+        Stage::Ingest => true,
+        Stage::Silver => !definition.silver.is_empty(),
+        Stage::Gold => !definition.gold.is_empty(),
+    };
+    if let Some(missing) = wanted.iter().find(|stage| !has(stage)) {
+        return Err(ResolveError::NoSuchStage(*missing));
+    }
+    Ok(Stage::ALL.into_iter().filter(|s| has(s) && (wanted.is_empty() || wanted.contains(s))).collect())
+}
+
+fn parameters(definition: &LakehousePipelineSpec, request: &Request) -> Result<BTreeMap<String, String>, ResolveError> {
+    let mut parameters = definition.parameters.clone();
+    for (name, value) in &request.parameters {
+        if parameters.insert(name.clone(), value.clone()).is_none() {
+            return Err(ResolveError::UnknownParameter(name.clone()));
+        }
+    }
+    Ok(parameters)
+}
+
+fn resolve_source(source: &Source, lakehouse: &LakehouseSpec, values: &BTreeMap<String, String>) -> Result<ResolvedSource, ResolveError> {
+    let template = |field: &'static str| {
+        let source_name = source.name.clone();
+        move |error| ResolveError::Template { source_name, field, error }
+    };
+    let resolved = if let Some(http) = &source.http {
+        resolve_http(&source.name, http, lakehouse, values)?
+    } else if let Some(pulse) = &source.pulse {
+        IngestSource::Pulse(pulse.clone())
+    } else if let Some(clickstream) = &source.clickstream {
+        IngestSource::Clickstream(clickstream.clone())
+    } else if let Some(sensors) = &source.sensors {
+        IngestSource::Sensors(sensors.clone())
+    } else if let Some(files) = &source.files {
+        IngestSource::Files {
+            path: render(&files.path, values, str::to_owned).map_err(template("files.path"))?,
+            format: files.format,
+            allow_empty: files.allow_empty,
+        }
+    } else {
+        return Err(ResolveError::NoSource(source.name.clone()));
+    };
+    Ok(ResolvedSource { name: source.name.clone(), source: resolved })
+}
+
+fn resolve_http(
+    source_name: &str,
+    http: &HttpSource,
+    lakehouse: &LakehouseSpec,
+    values: &BTreeMap<String, String>,
+) -> Result<IngestSource, ResolveError> {
+    let connection = lakehouse.connections.iter().find(|c| c.name == http.connection).ok_or_else(|| ResolveError::UnknownConnection {
+        source_name: source_name.to_owned(),
+        connection: http.connection.clone(),
+        known: names(&lakehouse.connections),
+    })?;
+    let template = |field| move |error| ResolveError::Template { source_name: source_name.to_owned(), field, error };
+    let path = render(&http.path, values, url_encode).map_err(template("http.path"))?;
+    let text = format!("{}{path}", connection.base_url.trim_end_matches('/'));
+    let mut url =
+        Url::parse(&text).map_err(|error| ResolveError::Url { source_name: source_name.to_owned(), text: text.clone(), error })?;
+    if let Some(archive) = &connection.archive {
+        for (name, value) in &archive.query {
+            let value = render(value, values, str::to_owned).map_err(template("http.connection (archive.query)"))?;
+            url.query_pairs_mut().append_pair(name, &value);
+        }
+    }
+    Ok(IngestSource::Http {
+        url,
+        connection: HttpConnection {
+            name: connection.name.clone(),
+            token_env: connection.authorization_secret.as_ref().map(|_| connection_token(&connection.name)),
+        },
+        records: http.records.clone().unwrap_or_default(),
+        paging: http.paging.clone(),
+        history: if connection.archive.is_some() { History::ByInterval } else { http.history },
+        allow_empty: http.allow_empty,
+        timeout_seconds: http.timeout.0.as_secs().max(1),
+        retries: http.retries.unsigned_abs(),
+    })
+}
+
+fn names(connections: &[Connection]) -> String {
+    if connections.is_empty() {
+        return "none".to_owned();
+    }
+    connections.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+fn decode(source: &Source) -> Decode {
+    let records = |records: &Option<String>| Decode::Json { records: records.clone().unwrap_or_default() };
+    match (&source.http, &source.files) {
+        (Some(http), _) => records(&http.records),
+        (None, Some(files)) => match files.format {
+            FileFormat::Json => records(&files.records),
+            FileFormat::Ndjson => Decode::Ndjson,
+            FileFormat::Csv => Decode::Csv,
+            FileFormat::Parquet => Decode::Parquet,
+        },
+        (None, None) => Decode::Ndjson,
+    }
+}
+
+fn resolve_silver(definition: &LakehousePipelineSpec) -> Result<Vec<ResolvedSilver>, ResolveError> {
+    let mut tables = Vec::with_capacity(definition.silver.len());
+    for table in &definition.silver {
+        let source = definition
+            .ingest
+            .iter()
+            .find(|s| s.name == table.from)
+            .ok_or_else(|| ResolveError::UnknownSource { table: table.name.clone(), source_name: table.from.clone() })?;
+        for column in &table.columns {
+            column.type_.parse::<ColumnType>().map_err(|message| ResolveError::ColumnType {
+                table: table.name.clone(),
+                column: column.name.clone(),
+                message,
+            })?;
+        }
+        let decode = decode(source);
+        let definition_digest = digest_json(&(table, &decode));
+        tables.push(ResolvedSilver { table: table.clone(), decode, definition_digest });
+    }
+    Ok(tables)
+}
+
+fn resolve_gold(definition: &LakehousePipelineSpec, grain: IntervalGrain, interval: &Interval) -> Vec<ResolvedGold> {
+    let resolved = |model: &lakehouse_api::pipeline::GoldModel| ResolvedGold {
+        read_start: Interval::shifted(grain, interval.start, -model.lookback),
+        definition_digest: digest_json(model),
+        model: model.clone(),
+    };
+    definition.gold.iter().map(resolved).collect()
+}

@@ -1,0 +1,49 @@
+//! Checks models without any data: against the schemas of the tables that they read.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::SchemaRef;
+use lakehouse_contract::{Interval, ResolvedGold, StageFailure, TableRef};
+
+use crate::{Engine, failure::sql_failure, models, run::table_definition};
+
+/// A model that could not be checked, because the schema of a table it reads is not known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unchecked {
+    /// The model.
+    pub model: TableRef,
+    /// The table without a known schema.
+    pub reads: TableRef,
+}
+
+/// Plans every model against empty tables with the schemas of `tables`, as the stage does before it runs any of them.
+///
+/// Models that read a table which neither `tables` nor another model gives are answered as unchecked, with all models that read them.
+///
+/// # Errors
+/// The first failure, as the stage would report it.
+pub async fn check_models(
+    definitions: &[ResolvedGold],
+    tables: &BTreeMap<TableRef, SchemaRef>,
+    interval: &Interval,
+) -> Result<Vec<Unchecked>, StageFailure> {
+    let engine = Engine::new().map_err(|error| StageFailure::new(error.reason(), error))?;
+    for (table, schema) in tables {
+        engine.register_empty(table, schema.clone()).map_err(|error| sql_failure(table, &error))?;
+    }
+    let mut unchecked: Vec<Unchecked> = Vec::new();
+    let mut known = Vec::new();
+    let ordered = models::ordered(&engine, definitions)?;
+    for model in &ordered {
+        let is_known = |table: &TableRef| tables.contains_key(table) || known.iter().any(|m: &models::Model| m.table == *table);
+        match model.query.tables().iter().find(|table| !is_known(table)) {
+            Some(missing) => unchecked.push(Unchecked { model: model.table.clone(), reads: missing.clone() }),
+            None => known.push(model.clone()),
+        }
+    }
+    let schemas = models::plan_all(&engine, &known, interval).await?;
+    for (model, schema) in known.iter().zip(schemas) {
+        table_definition(&model.table, &model.definition, schema, "")?;
+    }
+    Ok(unchecked)
+}

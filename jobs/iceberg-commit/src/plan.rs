@@ -1,0 +1,50 @@
+//! The change that a planner asks for.
+
+use crate::LiveFile;
+use iceberg::spec::{DataFile, Operation, Schema};
+use std::collections::HashMap;
+
+/// A change of a table. All of it happens, or nothing.
+#[derive(Debug)]
+pub struct Plan {
+    /// Recorded kind of the change. `Replace` keeps the rows as they are.
+    pub operation: Operation,
+    /// Files to add, written with the table's default partition spec.
+    pub added: Vec<DataFile>,
+    /// Live files to remove, as [`crate::live_files`] found them in the attempt's metadata.
+    pub removed: Vec<LiveFile>,
+    /// Facts for the snapshot's summary; the counts are added to them.
+    pub summary: HashMap<String, String>,
+    /// Properties to set.
+    pub properties: HashMap<String, String>,
+    /// Properties to remove.
+    pub removed_properties: Vec<String>,
+    /// New current schema.
+    pub schema: Option<Schema>,
+    /// Whether to add a snapshot. Without one, only properties and schema change.
+    pub snapshot: bool,
+    /// Files written for this attempt alone, deleted when the attempt surely failed.
+    pub scratch: Vec<String>,
+}
+
+impl Plan {
+    /// An empty change with a snapshot.
+    pub fn new(operation: Operation) -> Self {
+        Self {
+            operation,
+            added: Vec::new(),
+            removed: Vec::new(),
+            summary: HashMap::new(),
+            properties: HashMap::new(),
+            removed_properties: Vec::new(),
+            schema: None,
+            snapshot: true,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// An empty change of properties and schema, without a snapshot.
+    pub fn metadata_only() -> Self {
+        Self { snapshot: false, ..Self::new(Operation::Append) }
+    }
+}

@@ -1,0 +1,236 @@
+//! One GET: the token goes to the connection's host only, redirects stay on it, the body has an end.
+//!
+//! Passing troubles, which another try can cure: 429 and 5xx, no connection, no answer in time, a body that breaks off. All texts are
+//! free of the token, also where the server repeats it.
+
+use std::{error::Error, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use chrono::{DateTime, Utc};
+use reqwest::{
+    Response, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER},
+    redirect::Policy,
+};
+use url::Url;
+
+/// Redirects that are followed.
+const MOST_REDIRECTS: usize = 10;
+/// Characters of an error's body that a message repeats.
+const EXCERPT_CHARS: usize = 200;
+/// Bytes of an error's body that are read for it.
+const EXCERPT_BYTES: usize = 4096;
+
+/// An answer with a status of 2xx.
+pub struct Answer {
+    /// The URL that answered, after redirects; without user information.
+    pub url: Url,
+    /// Its status.
+    pub status: StatusCode,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// All of its body, decompressed.
+    pub body: Bytes,
+}
+
+/// Why there is no [`Answer`].
+pub enum Trouble {
+    /// The source refuses, or leads to another host.
+    Refused(String),
+    /// The source answers with something that cannot be used.
+    Invalid(String),
+    /// Another try can help, after the time that the source asked for.
+    Passing {
+        /// What happened.
+        message: String,
+        /// What `Retry-After` says.
+        retry_after: Option<Duration>,
+    },
+}
+
+/// Sends requests to one host.
+pub struct Client {
+    http: reqwest::Client,
+    home: Url,
+    token: Option<String>,
+    timeout: Duration,
+    max_body: usize,
+}
+
+impl Client {
+    /// A client for the scheme, host and port of `home`.
+    ///
+    /// # Errors
+    /// A line that says why there can be none, without the token.
+    pub fn new(home: &Url, token: Option<String>, timeout: Duration, max_body: usize) -> Result<Self, String> {
+        lakehouse_storage::init_tls();
+        let mut headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+        if let Some(token) = &token {
+            let mut value = HeaderValue::try_from(format!("Bearer {token}"))
+                .map_err(|_| "the token has characters that no HTTP header can carry".to_owned())?;
+            value.set_sensitive(true);
+            headers.insert(AUTHORIZATION, value);
+        }
+        let http = reqwest::Client::builder()
+            .redirect(Policy::none())
+            .default_headers(headers)
+            .user_agent(concat!("lakehouse-ingest/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| root_cause(&error))?;
+        Ok(Self { http, home: home.clone(), token, timeout, max_body })
+    }
+
+    /// GETs `url`, which must be on the client's host, and all of its body.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn get(&self, url: &Url) -> Result<Answer, Trouble> {
+        match tokio::time::timeout(self.timeout, self.follow(url)).await {
+            Ok(Err(trouble)) => Err(self.without_token(trouble)),
+            Ok(answer) => answer,
+            Err(_) => Err(passing(format!("GET {url} was not answered within {} s", self.timeout.as_secs()))),
+        }
+    }
+
+    async fn follow(&self, url: &Url) -> Result<Answer, Trouble> {
+        let mut url = url.clone();
+        for _ in 0..=MOST_REDIRECTS {
+            let sent = self.http.get(url.clone()).send().await;
+            let response = sent.map_err(|error| passing(format!("GET {url}: {}", root_cause(&error))))?;
+            let status = response.status();
+            match response.headers().get(LOCATION).map(HeaderValue::to_str) {
+                Some(Ok(location)) if status.is_redirection() => url = self.redirected(&url, status, location)?,
+                _ => return self.read(url, response).await,
+            }
+        }
+        Err(Trouble::Invalid(format!("GET {url}: more than {MOST_REDIRECTS} redirects")))
+    }
+
+    fn redirected(&self, from: &Url, status: StatusCode, location: &str) -> Result<Url, Trouble> {
+        let invalid =
+            |_| Trouble::Invalid(format!("GET {from} answered {status} to something that is not a URL: {}", excerpt(location.as_bytes())));
+        let to = without_user(from.join(location).map_err(invalid)?);
+        if to.origin() == self.home.origin() {
+            return Ok(to);
+        }
+        let home = self.home.origin().ascii_serialization();
+        Err(Trouble::Refused(format!(
+            "GET {from} answered {status} to {to}, which is not on {home}: redirects to another host are not followed"
+        )))
+    }
+
+    async fn read(&self, url: Url, mut response: Response) -> Result<Answer, Trouble> {
+        let status = response.status();
+        let headers = response.headers().clone();
+        let limit = if status.is_success() { self.max_body } else { EXCERPT_BYTES };
+        let mut body = BytesMut::new();
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() <= limit => body.extend_from_slice(&chunk),
+                Ok(Some(_)) if status.is_success() => {
+                    let message =
+                        format!("GET {url} answered {status} with more than {limit} bytes; ask for less per request, with paging");
+                    return Err(Trouble::Invalid(message));
+                }
+                Ok(Some(chunk)) => {
+                    body.extend_from_slice(&chunk[..limit - body.len()]);
+                    break;
+                }
+                Ok(None) => break,
+                Err(error) if status.is_success() => {
+                    let message =
+                        format!("GET {url} answered {status}, but the body broke off after {} bytes: {}", body.len(), root_cause(&error));
+                    return Err(passing(message));
+                }
+                Err(_) => break,
+            }
+        }
+        if status.is_success() {
+            return Ok(Answer { url, status, headers, body: body.freeze() });
+        }
+        let said = excerpt(&body);
+        let message = format!("GET {url} answered {status}{}{said}", if said.is_empty() { "" } else { ": " });
+        Err(match status {
+            StatusCode::TOO_MANY_REQUESTS => Trouble::Passing { message, retry_after: retry_after(&headers, Utc::now()) },
+            _ if status.is_server_error() => Trouble::Passing { message, retry_after: retry_after(&headers, Utc::now()) },
+            _ if status.is_client_error() => Trouble::Refused(message),
+            _ => Trouble::Invalid(message),
+        })
+    }
+
+    fn without_token(&self, trouble: Trouble) -> Trouble {
+        let Some(token) = &self.token else { return trouble };
+        let clean = |message: String| message.replace(token.as_str(), "***");
+        match trouble {
+            Trouble::Refused(message) => Trouble::Refused(clean(message)),
+            Trouble::Invalid(message) => Trouble::Invalid(clean(message)),
+            Trouble::Passing { message, retry_after } => Trouble::Passing { message: clean(message), retry_after },
+        }
+    }
+}
+
+fn passing(message: String) -> Trouble {
+    Trouble::Passing { message, retry_after: None }
+}
+
+/// `url` without user name and password.
+pub fn without_user(mut url: Url) -> Url {
+    // Both fail only for URLs that cannot have a user, which then have none.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url
+}
+
+/// The innermost cause, such as `Connection refused (os error 111)`; the outer ones repeat the URL.
+fn root_cause(error: &reqwest::Error) -> String {
+    let mut cause: &dyn Error = error;
+    while let Some(inner) = cause.source() {
+        cause = inner;
+    }
+    cause.to_string()
+}
+
+/// The beginning of a body, on one line.
+fn excerpt(body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(body);
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().take(EXCERPT_CHARS).collect()
+}
+
+/// What `Retry-After` asks for: seconds or an HTTP date.
+fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+    let value = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = value.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = DateTime::parse_from_rfc2822(value).ok()?;
+    Some((date.to_utc() - now).to_std().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let now = DateTime::parse_from_rfc3339("2015-10-21T07:28:00Z").unwrap().to_utc();
+        let asked = |value: &str| retry_after(&HeaderMap::from_iter([(RETRY_AFTER, HeaderValue::from_str(value).unwrap())]), now);
+        assert_eq!(asked("7"), Some(Duration::from_secs(7)));
+        assert_eq!(asked("Wed, 21 Oct 2015 07:28:30 GMT"), Some(Duration::from_secs(30)));
+        assert_eq!(asked("Wed, 21 Oct 2015 07:27:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(asked("soon"), None);
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+
+    #[test]
+    fn an_excerpt_is_one_short_line() {
+        assert_eq!(excerpt(b"<html>\n  <b>no</b>\xff"), "<html> <b>no</b>\u{fffd}");
+        assert_eq!(excerpt("ä".repeat(1000).as_bytes()).chars().count(), 200);
+    }
+
+    #[test]
+    fn user_information_is_not_shown() {
+        let url = without_user(Url::parse("https://me:secret@example.com/a?b=c").unwrap());
+        assert_eq!(url.as_str(), "https://example.com/a?b=c");
+    }
+}

@@ -1,0 +1,193 @@
+//! The audit of one unit for one table: decode, row expectations, interval, and the keys for deduplication.
+
+use arrow::{
+    array::{Array, BooleanArray, RecordBatch},
+    util::display::array_value_to_string,
+};
+use lakehouse_api::pipeline::{Otherwise, Outside};
+use lakehouse_contract::{ExpectationResult, Reason, StageFailure};
+
+use crate::{
+    decode::{Raw, decode, value::shorten},
+    deduplicate::{Hasher, KeyHashes},
+    interval::inside,
+    quarantine::Quarantined,
+    rows::Rows,
+    schema::TablePlan,
+    unit::{RunFacts, Unit},
+};
+
+/// Rule of rows outside of the interval.
+const OUTSIDE: &str = "outside_interval";
+
+/// What came out of one or several units.
+#[derive(Debug, Default)]
+pub(crate) struct Audited {
+    /// Rows to write, in the order of records; one batch per unit.
+    pub(crate) batches: Vec<RecordBatch>,
+    /// Hashes of the keys of each batch, where the table is deduplicated.
+    pub(crate) hashes: Vec<KeyHashes>,
+    /// Records that go to quarantine.
+    pub(crate) quarantined: Vec<Quarantined>,
+    /// Records read.
+    pub(crate) read: u64,
+    /// Rows dropped.
+    pub(crate) dropped: u64,
+    /// Rows that broke each row rule, in the rules' order.
+    broken: Vec<u64>,
+    /// First row that broke each row rule with `otherwise: fail`.
+    broken_example: Vec<Option<String>>,
+    /// Rows outside of the interval where that fails the stage, with the first of them.
+    outside: (u64, Option<String>),
+}
+
+impl Audited {
+    /// Adds what came out of the next unit.
+    pub(crate) fn merge(&mut self, next: Audited) {
+        self.batches.extend(next.batches);
+        self.hashes.extend(next.hashes);
+        self.quarantined.extend(next.quarantined);
+        self.read += next.read;
+        self.dropped += next.dropped;
+        self.broken.resize(self.broken.len().max(next.broken.len()), 0);
+        for (sum, more) in self.broken.iter_mut().zip(next.broken) {
+            *sum += more;
+        }
+        self.broken_example.resize(self.broken_example.len().max(next.broken_example.len()), None);
+        for (first, more) in self.broken_example.iter_mut().zip(next.broken_example) {
+            if first.is_none() {
+                *first = more;
+            }
+        }
+        self.outside.0 += next.outside.0;
+        if self.outside.1.is_none() {
+            self.outside.1 = next.outside.1;
+        }
+    }
+
+    /// The results of the row rules.
+    ///
+    /// # Errors
+    /// `ExpectationFailed` for a rule that says `fail`, with the number of rows and the first of them.
+    pub(crate) fn row_results(&self, plan: &TablePlan) -> Result<Vec<ExpectationResult>, StageFailure> {
+        let mut results = Vec::new();
+        for (index, rule) in plan.expectations.rows.iter().enumerate() {
+            let failed = self.broken.get(index).copied().unwrap_or_default();
+            if failed > 0 && rule.otherwise == Otherwise::Fail {
+                let example = self.broken_example.get(index).cloned().flatten().unwrap_or_default();
+                return Err(StageFailure::new(
+                    Reason::ExpectationFailed,
+                    format!(
+                        "{} expectation {}: `{}` does not hold for {failed} rows; the first is {example}",
+                        plan.table, rule.name, rule.sql
+                    ),
+                ));
+            }
+            results.push(ExpectationResult { name: rule.name.clone(), passed: failed == 0, failed });
+        }
+        if let (failed @ 1.., Some(example)) = &self.outside {
+            return Err(StageFailure::new(
+                Reason::ExpectationFailed,
+                format!(
+                    "{}: {failed} rows lie outside of the interval and write.replaceInterval.outside is fail; the first is {example}",
+                    plan.table
+                ),
+            ));
+        }
+        Ok(results)
+    }
+}
+
+/// Decodes and audits one unit.
+///
+/// # Errors
+/// `CastFailed`, `SqlFailed`, or `Internal`.
+pub(crate) fn audit(plan: &TablePlan, unit: &Unit, facts: RunFacts, hasher: &Hasher) -> Result<Audited, StageFailure> {
+    let (mut rows, raw) = decode(plan, unit, facts)?;
+    let mut audited = Audited { read: rows.read, ..Audited::default() };
+    for rule in &plan.expectations.rows {
+        let holds = rule.holds(&plan.table, &rows.batch)?;
+        let failed = (holds.len() - holds.true_count()) as u64;
+        audited.broken.push(failed);
+        audited.broken_example.push(None);
+        if failed == 0 {
+            continue;
+        }
+        match rule.otherwise {
+            Otherwise::Warn => {}
+            Otherwise::Fail => {
+                if let Some(example) = audited.broken_example.last_mut() {
+                    *example = first_broken(&rows, unit, &holds, &raw);
+                }
+            }
+            Otherwise::Drop => {
+                audited.dropped += failed;
+                rows.retain(&holds)?;
+            }
+            Otherwise::Quarantine => {
+                let reason = |_: usize| format!("`{}` does not hold", rule.sql);
+                set_aside(&mut rows, unit, &holds, &raw, &rule.name, &reason)?;
+            }
+        }
+    }
+    if let Some(interval) = &plan.interval {
+        let column = rows.batch.column(interval.column).clone();
+        let inside = inside(&column, facts);
+        let outside = (inside.len() - inside.true_count()) as u64;
+        match interval.outside {
+            _ if outside == 0 => {}
+            Outside::Fail => audited.outside = (outside, first_broken(&rows, unit, &inside, &raw)),
+            Outside::Drop => {
+                audited.dropped += outside;
+                rows.retain(&inside)?;
+            }
+            Outside::Quarantine => {
+                let name = &plan.columns[interval.column].name;
+                let reason = |row: usize| {
+                    let value = if column.is_null(row) { "null".into() } else { array_value_to_string(&column, row).unwrap_or_default() };
+                    format!("column {name}: {value} lies outside of the run's interval")
+                };
+                set_aside(&mut rows, unit, &inside, &raw, OUTSIDE, &reason)?;
+            }
+        }
+    }
+    // In the order of records, whichever check found them.
+    rows.quarantined.sort_by_key(|row| row.position);
+    if let Some(rule) = &plan.deduplicate {
+        audited.hashes.push(hasher.hash(&rows.batch, &rule.key)?);
+    }
+    audited.quarantined = rows.quarantined;
+    audited.batches.push(rows.batch);
+    Ok(audited)
+}
+
+/// Moves the rows where `keep` is false to quarantine.
+fn set_aside(
+    rows: &mut Rows,
+    unit: &Unit,
+    keep: &BooleanArray,
+    raw: &Raw<'_>,
+    rule: &str,
+    reason: &dyn Fn(usize) -> String,
+) -> Result<(), StageFailure> {
+    let aside = keep.values().iter().enumerate().filter(|(_, keep)| !keep).map(|(row, _)| {
+        let ordinal = rows.ordinals[row];
+        Quarantined {
+            object: unit.object.clone(),
+            position: unit.first_position + u64::from(ordinal),
+            rule: rule.to_owned().into(),
+            reason: reason(row),
+            record: raw(ordinal),
+        }
+    });
+    let aside: Vec<Quarantined> = aside.collect();
+    rows.quarantined.extend(aside);
+    rows.retain(keep)
+}
+
+/// The first row where `holds` is false, as a message shows it.
+fn first_broken(rows: &Rows, unit: &Unit, holds: &BooleanArray, raw: &Raw<'_>) -> Option<String> {
+    let row = holds.values().iter().position(|holds| !holds)?;
+    let ordinal = rows.ordinals[row];
+    Some(format!("record {} of object {}: {}", unit.first_position + u64::from(ordinal), unit.object, shorten(&raw(ordinal))))
+}

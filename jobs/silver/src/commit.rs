@@ -1,0 +1,168 @@
+//! Staging and committing one table with its quarantine, and the report that travels in the commit.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::array::RecordBatch;
+use datafusion::{prelude::SessionContext, scalar::ScalarValue};
+use futures::{StreamExt, stream};
+use iceberg_commit::CommitError;
+use lakehouse_contract::{CommitToken, Reason, StageFailure, StageSpec, TableReport};
+use lakehouse_shell::storage_failure;
+use lakehouse_tables::{BatchStream, BoxError, Commit, Committed, Staged, Table, TableDef, TableError, Tables, WriteMode};
+
+use crate::{
+    quarantine::{self, INTERVAL_START, Quarantined},
+    unit::RunFacts,
+};
+
+/// Key of the report within a commit's summary.
+const REPORT: &str = "report";
+
+/// The failure that a table's error means for the stage.
+pub(crate) fn table_failure(error: &TableError) -> StageFailure {
+    let reason = match error {
+        TableError::OwnedByOther { .. } => Reason::TableOwnedByOther,
+        TableError::Definition { .. } | TableError::Unsupported { .. } => Reason::InvalidDefinition,
+        TableError::SchemaMismatch { .. } | TableError::LayoutMismatch { .. } | TableError::Input { .. } => Reason::SchemaMismatch,
+        TableError::MergeTie { .. } => Reason::MergeTie,
+        TableError::Conflict { .. } => Reason::CommitConflict,
+        TableError::Storage(error) => return storage_failure(error),
+        TableError::Commit(CommitError::Database { .. }) => Reason::CatalogUnavailable,
+        TableError::Commit(CommitError::Conflict { .. }) => Reason::CommitConflict,
+        // Files and metadata of a table are read and written through the object store.
+        TableError::Commit(CommitError::Iceberg { .. }) | TableError::Iceberg { .. } => Reason::StoreUnavailable,
+        _ => Reason::Internal,
+    };
+    let text = error.to_string();
+    // The reason stands in front of the message already.
+    StageFailure::new(reason, text.strip_prefix(&format!("{reason}: ")).unwrap_or(&text))
+}
+
+/// A table's rows, staged: no reader sees them yet.
+pub(crate) struct StagedTable {
+    table: Arc<dyn Table>,
+    staged: Staged,
+    commit: Commit,
+}
+
+/// The report of a commit that an earlier attempt or run made.
+pub(crate) fn report_of(name: &str, committed: &Committed) -> TableReport {
+    let report = committed.summary.get(REPORT).and_then(|text| serde_json::from_str::<TableReport>(text).ok());
+    // Once the snapshot expired only the table's own counts are left.
+    let report =
+        report.unwrap_or_else(|| TableReport { rows_read: committed.rows_written + committed.rows_superseded, ..TableReport::default() });
+    TableReport { already_committed: true, ..completed(report, name, committed) }
+}
+
+/// A report with what only the commit knows.
+fn completed(report: TableReport, name: &str, committed: &Committed) -> TableReport {
+    TableReport {
+        name: name.to_owned(),
+        snapshot: Some(committed.snapshot.clone()),
+        already_committed: committed.already,
+        rows_written: committed.rows_written,
+        rows_deduplicated: report.rows_deduplicated + committed.rows_superseded,
+        files: committed.files,
+        bytes_written: committed.bytes,
+        ..report
+    }
+}
+
+/// Checks the invariant of a report.
+pub(crate) fn balanced(report: &TableReport) -> Result<(), StageFailure> {
+    let accounted = report.rows_written + report.rows_quarantined + report.rows_deduplicated + report.rows_dropped;
+    if accounted == report.rows_read {
+        return Ok(());
+    }
+    Err(StageFailure::new(
+        Reason::Internal,
+        format!(
+            "{}: {} records were read, but {accounted} are accounted for: {} written, {} quarantined, {} deduplicated, {} dropped",
+            report.name, report.rows_read, report.rows_written, report.rows_quarantined, report.rows_deduplicated, report.rows_dropped
+        ),
+    ))
+}
+
+/// Writes the rows of a table as files that no reader sees; `report` goes into the commit's summary.
+pub(crate) async fn stage(
+    spec: &StageSpec,
+    table: Arc<dyn Table>,
+    mode: WriteMode,
+    token: CommitToken,
+    batches: Vec<RecordBatch>,
+    report: &TableReport,
+    threads: usize,
+) -> Result<StagedTable, StageFailure> {
+    let text = serde_json::to_string(report).map_err(|error| StageFailure::new(Reason::Internal, error))?;
+    let commit = Commit { token: token.0, interval: spec.interval, mode, summary: BTreeMap::from([(REPORT.to_owned(), text)]) };
+    let staged = table.stage(streams(batches, threads), &commit).await.map_err(|error| table_failure(&error))?;
+    Ok(StagedTable { table, staged, commit })
+}
+
+/// Stages the quarantined records of a table; none when there is nothing to write and nothing to clear.
+pub(crate) async fn stage_quarantine(
+    spec: &StageSpec,
+    tables: &Tables,
+    definition: &TableDef,
+    token: CommitToken,
+    rows: Vec<Quarantined>,
+    facts: RunFacts,
+) -> Result<Option<StagedTable>, StageFailure> {
+    let definition = quarantine::definition(definition);
+    if rows.is_empty() && !holds_rows(spec, tables, &definition).await? {
+        return Ok(None);
+    }
+    let table = tables.ensure(&definition).await.map_err(|error| table_failure(&error))?;
+    let mode = WriteMode::ReplaceInterval { column: INTERVAL_START.to_owned() };
+    let batches = quarantine::batches(&rows, facts).map_err(|error| StageFailure::new(Reason::Internal, error))?;
+    drop(rows);
+    let report = TableReport { name: definition.table.to_string(), ..TableReport::default() };
+    stage(spec, table, mode, token, batches, &report, 1).await.map(Some)
+}
+
+/// Whether the quarantine table exists with rows of the run's interval.
+async fn holds_rows(spec: &StageSpec, tables: &Tables, definition: &TableDef) -> Result<bool, StageFailure> {
+    let failure = |error: TableError| table_failure(&error);
+    let Some(table) = tables.open_table(&definition.table).await.map_err(failure)? else { return Ok(false) };
+    if table.snapshot().await.map_err(failure)?.is_none() {
+        return Ok(false);
+    }
+    let provider = table.provider(None).await.map_err(failure)?;
+    let start = ScalarValue::TimestampMicrosecond(Some(spec.interval.start.timestamp_micros()), Some("UTC".into()));
+    let context = SessionContext::new();
+    let found = async {
+        let condition = datafusion::prelude::col(INTERVAL_START).eq(datafusion::prelude::lit(start));
+        context.read_table(provider)?.filter(condition)?.limit(0, Some(1))?.count().await
+    };
+    found.await.map(|rows| rows > 0).map_err(|error| {
+        StageFailure::new(Reason::StoreUnavailable, format!("table {} cannot be read: {}", definition.table, error.strip_backtrace()))
+    })
+}
+
+/// Publishes staged rows and gives the table's report.
+pub(crate) async fn commit(staged: StagedTable) -> Result<TableReport, StageFailure> {
+    let StagedTable { table, staged, commit } = staged;
+    let name = table.table().to_string();
+    let committed = table.commit(staged, &commit).await.map_err(|error| table_failure(&error))?;
+    let report = commit.summary.get(REPORT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    Ok(completed(report, &name, &committed))
+}
+
+/// Batches as one stream per thread, neighbours together.
+fn streams(batches: Vec<RecordBatch>, threads: usize) -> Vec<BatchStream> {
+    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+    let share = rows.div_ceil(threads.max(1)).max(1);
+    let mut parts: Vec<Vec<RecordBatch>> = Vec::new();
+    let mut filled = share;
+    for batch in batches.into_iter().filter(|batch| batch.num_rows() > 0) {
+        if filled >= share {
+            parts.push(Vec::new());
+            filled = 0;
+        }
+        filled += batch.num_rows();
+        if let Some(part) = parts.last_mut() {
+            part.push(batch);
+        }
+    }
+    parts.into_iter().map(|part| stream::iter(part.into_iter().map(Ok::<_, BoxError>)).boxed()).collect()
+}

@@ -1,0 +1,90 @@
+//! One JSON document per object, with an array of records somewhere in it.
+
+use lakehouse_contract::{Decode, StageFailure};
+
+use super::{
+    Raw, malformed, not_an_object, raw_ranges,
+    record::Reader,
+    scan::{Malformed, Scanner},
+    value::Value,
+    whole_unit,
+};
+use crate::{
+    rows::{RowBuilder, Rows},
+    schema::TablePlan,
+    unit::{RunFacts, Unit},
+};
+
+pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -> Result<(Rows, Raw<'u>), StageFailure> {
+    let builder = RowBuilder::new(plan, unit, facts, 64);
+    let Ok(text) = simdutf8::basic::from_utf8(&unit.bytes) else {
+        return whole_unit(builder, malformed("the document is not valid UTF-8"), unit);
+    };
+    let mut document = vec![Value::Missing; plan.document.len()];
+    if let Err(fault) = Reader::new(&plan.document).read(text, &mut document) {
+        return whole_unit(builder, malformed(fault), unit);
+    }
+    let pointer = match &plan.decode {
+        Decode::Json { records } => records.as_str(),
+        _ => "",
+    };
+    let records = match plan.records_slot.map(|slot| document[slot]) {
+        Some(Value::Container(records)) if records.starts_with('[') => match elements(records) {
+            Ok(elements) => elements,
+            Err(fault) => return whole_unit(builder, malformed(fault), unit),
+        },
+        // The document itself may be one record.
+        Some(Value::Container(record)) if pointer.is_empty() => vec![record],
+        found => {
+            let found = found.unwrap_or(Value::Missing);
+            let place = if pointer.is_empty() { "the document".to_owned() } else { format!("`{pointer}` of the document") };
+            return whole_unit(builder, malformed(format!("{place} is not an array of records: it is {}", found.shown())), unit);
+        }
+    };
+    rows(plan, unit, builder, text, &records, &document)
+}
+
+fn rows<'u>(
+    plan: &'u TablePlan,
+    unit: &'u Unit,
+    mut builder: RowBuilder<'u>,
+    text: &str,
+    records: &[&str],
+    document: &[Value<'_>],
+) -> Result<(Rows, Raw<'u>), StageFailure> {
+    let mut reader = Reader::new(&plan.record);
+    let mut slots = vec![Value::Missing; plan.record.len()];
+    let mut ranges = Vec::with_capacity(records.len());
+    for record in records {
+        let start = record.as_ptr().addr() - text.as_ptr().addr();
+        ranges.push((start, start + record.len()));
+        match reader.read(record, &mut slots) {
+            Err(fault) => builder.refuse(malformed(fault)),
+            Ok(()) if !record.starts_with('{') => builder.refuse(not_an_object()),
+            Ok(()) => builder.push(&slots, document)?,
+        }
+    }
+    let raw = raw_ranges(unit, ranges);
+    Ok((builder.finish(&raw)?, raw))
+}
+
+/// The texts of the elements of an array.
+fn elements(array: &str) -> Result<Vec<&str>, Malformed> {
+    let mut scanner = Scanner::new(array);
+    let mut open = Vec::new();
+    let mut elements = Vec::new();
+    scanner.take(b'[', "`[`")?;
+    if scanner.space() == b']' {
+        return Ok(elements);
+    }
+    loop {
+        scanner.space();
+        let start = scanner.at;
+        scanner.skip(&mut open)?;
+        elements.push(scanner.since(start));
+        if scanner.space() != b',' {
+            return scanner.take(b']', "`,` or `]`").map(|()| elements);
+        }
+        scanner.at += 1;
+    }
+}

@@ -1,0 +1,42 @@
+//! One JSON record per line.
+
+use lakehouse_contract::StageFailure;
+
+use super::{Raw, malformed, not_an_object, raw_ranges, record::Reader, value::Value};
+use crate::{
+    rows::{RowBuilder, Rows},
+    schema::TablePlan,
+    unit::{RunFacts, Unit, lines},
+};
+
+/// Bytes of a line by which the number of rows is guessed.
+const LINE: usize = 160;
+
+pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -> Result<(Rows, Raw<'u>), StageFailure> {
+    let bytes: &[u8] = &unit.bytes;
+    let mut builder = RowBuilder::new(plan, unit, facts, bytes.len() / LINE + 1);
+    let mut reader = Reader::new(&plan.record);
+    let mut slots = vec![Value::Missing; plan.record.len()];
+    let mut ranges = Vec::with_capacity(bytes.len() / LINE + 1);
+    // Checked once as a whole; only when that fails is every line checked by itself.
+    let whole = simdutf8::basic::from_utf8(bytes).ok();
+    for (start, end) in lines(bytes) {
+        let end = if bytes[start..end].ends_with(b"\r") { end - 1 } else { end };
+        ranges.push((start, end));
+        let line = match whole {
+            Some(text) => text.get(start..end),
+            None => simdutf8::basic::from_utf8(&bytes[start..end]).ok(),
+        };
+        let Some(line) = line else {
+            builder.refuse(malformed("the line is not valid UTF-8"));
+            continue;
+        };
+        match reader.read(line, &mut slots) {
+            Err(fault) => builder.refuse(malformed(fault)),
+            Ok(()) if !line.trim_start().starts_with('{') => builder.refuse(not_an_object()),
+            Ok(()) => builder.push(&slots, &[])?,
+        }
+    }
+    let raw = raw_ranges(unit, ranges);
+    Ok((builder.finish(&raw)?, raw))
+}

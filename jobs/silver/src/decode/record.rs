@@ -1,0 +1,306 @@
+//! JSON records to values, driven by the pointers that a table declares: what no column asks for is skipped, not built.
+//!
+//! The pointers form a tree. Records of one source mostly have the same keys in the same order, so every node remembers
+//! which key stood where; the next record's key is then compared with the remembered one instead of being looked up.
+//! Of keys that occur twice in an object the last wins.
+
+use super::{
+    pointer,
+    scan::{Malformed, Open, Scanner},
+    value::Value,
+};
+
+/// Most keys of one object whose order is remembered.
+const REMEMBERED: usize = 256;
+
+/// The pointers to read from a record; slot n holds the value of the n-th distinct pointer.
+#[derive(Clone, Debug)]
+pub(crate) struct Pointers {
+    nodes: Vec<Node>,
+    texts: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Node {
+    children: Vec<(String, usize)>,
+    slot: Option<usize>,
+    /// Slots of all nodes below this one.
+    below: Vec<usize>,
+}
+
+impl Default for Pointers {
+    fn default() -> Self {
+        Self { nodes: vec![Node::default()], texts: Vec::new() }
+    }
+}
+
+impl Pointers {
+    /// Adds a pointer and gives its slot.
+    ///
+    /// # Errors
+    /// A text when `text` is no JSON Pointer.
+    pub(crate) fn add(&mut self, text: &str) -> Result<usize, String> {
+        if let Some(slot) = self.texts.iter().position(|known| known == text) {
+            return Ok(slot);
+        }
+        let slot = self.texts.len();
+        let mut path = vec![0];
+        let mut at = 0;
+        for token in pointer::tokens(text)? {
+            at = match self.nodes[at].children.iter().find(|(key, _)| *key == token) {
+                Some((_, child)) => *child,
+                None => {
+                    self.nodes.push(Node::default());
+                    let child = self.nodes.len() - 1;
+                    self.nodes[at].children.push((token, child));
+                    child
+                }
+            };
+            path.push(at);
+        }
+        self.nodes[at].slot = Some(slot);
+        path.pop();
+        for node in path {
+            self.nodes[node].below.push(slot);
+        }
+        self.texts.push(text.to_owned());
+        Ok(slot)
+    }
+
+    /// Number of slots.
+    pub(crate) fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// The pointers, by slot.
+    pub(crate) fn texts(&self) -> &[String] {
+        &self.texts
+    }
+}
+
+/// Reads records of one source; keeps what it learned about them.
+#[derive(Debug)]
+pub(crate) struct Reader<'p> {
+    pointers: &'p Pointers,
+    /// Per node: the keys in the order of the last record.
+    orders: Vec<Vec<Remembered>>,
+    open: Vec<Open>,
+}
+
+#[derive(Clone, Debug)]
+struct Remembered {
+    /// The key with its closing quote.
+    quoted: Box<[u8]>,
+    child: Option<usize>,
+}
+
+impl<'p> Reader<'p> {
+    pub(crate) fn new(pointers: &'p Pointers) -> Self {
+        Self { pointers, orders: vec![Vec::new(); pointers.nodes.len()], open: Vec::new() }
+    }
+
+    /// Reads one JSON document into `slots`, whose length is that of the pointers. The scanned text must hold nothing else.
+    pub(crate) fn read<'a>(&mut self, text: &'a str, slots: &mut [Value<'a>]) -> Result<(), Malformed> {
+        slots.fill(Value::Missing);
+        let mut scanner = Scanner::new(text);
+        self.value(0, &mut scanner, slots)?;
+        scanner.end()
+    }
+
+    #[inline]
+    fn value<'a>(&mut self, at: usize, scanner: &mut Scanner<'a>, slots: &mut [Value<'a>]) -> Result<(), Malformed> {
+        let pointers = self.pointers;
+        let node = &pointers.nodes[at];
+        // A key that occurs again replaces the earlier one with all that was below it.
+        for below in &node.below {
+            slots[*below] = Value::Missing;
+        }
+        let first = scanner.space();
+        let start = scanner.at;
+        let value = match first {
+            b'"' => {
+                scanner.at += 1;
+                match scanner.string()? {
+                    (text, false) => Value::Text(text),
+                    (text, true) => Value::Escaped(text),
+                }
+            }
+            b'-' | b'0'..=b'9' => Value::Number(scanner.number()?),
+            b'{' if !node.children.is_empty() => {
+                scanner.at += 1;
+                self.object(at, scanner, slots)?;
+                Value::Container(scanner.since(start))
+            }
+            b'[' if !node.children.is_empty() => {
+                scanner.at += 1;
+                self.array(at, scanner, slots)?;
+                Value::Container(scanner.since(start))
+            }
+            b'{' | b'[' => {
+                scanner.skip(&mut self.open)?;
+                Value::Container(scanner.since(start))
+            }
+            b't' => {
+                scanner.literal("true")?;
+                Value::Bool(true)
+            }
+            b'f' => {
+                scanner.literal("false")?;
+                Value::Bool(false)
+            }
+            b'n' => {
+                scanner.literal("null")?;
+                Value::Null
+            }
+            _ => return Err(scanner.expected("a JSON value")),
+        };
+        if let Some(slot) = node.slot {
+            slots[slot] = value;
+        }
+        Ok(())
+    }
+
+    fn object<'a>(&mut self, at: usize, scanner: &mut Scanner<'a>, slots: &mut [Value<'a>]) -> Result<(), Malformed> {
+        if scanner.space() == b'}' {
+            scanner.at += 1;
+            return Ok(());
+        }
+        for position in 0.. {
+            scanner.take(b'"', "a key in quotes")?;
+            let child = self.key(at, position, scanner)?;
+            scanner.take(b':', "`:`")?;
+            match child {
+                Some(child) => self.value(child, scanner, slots)?,
+                None => scanner.skip(&mut self.open)?,
+            }
+            match scanner.space() {
+                b',' => scanner.at += 1,
+                b'}' => break,
+                _ => return Err(scanner.expected("`,` or `}`")),
+            }
+        }
+        scanner.at += 1;
+        Ok(())
+    }
+
+    /// The child that the key behind the opening quote leads to.
+    #[inline]
+    fn key(&mut self, at: usize, position: usize, scanner: &mut Scanner<'_>) -> Result<Option<usize>, Malformed> {
+        if let Some(remembered) = self.orders[at].get(position)
+            && scanner.rest().starts_with(&remembered.quoted)
+        {
+            scanner.at += remembered.quoted.len();
+            return Ok(remembered.child);
+        }
+        self.unknown_key(at, position, scanner)
+    }
+
+    #[cold]
+    fn unknown_key(&mut self, at: usize, position: usize, scanner: &mut Scanner<'_>) -> Result<Option<usize>, Malformed> {
+        let (raw, escaped) = scanner.string()?;
+        let children = &self.pointers.nodes[at].children;
+        let child = |key: &str| children.iter().find(|(name, _)| name == key).map(|(_, child)| *child);
+        if escaped {
+            let mut text = String::new();
+            // A key with half a surrogate pair is a key that no pointer can name.
+            return Ok(crate::cast::text::unescape(raw, &mut text).ok().and_then(|()| child(&text)));
+        }
+        let child = child(raw);
+        let order = &mut self.orders[at];
+        if position < REMEMBERED {
+            let remembered = Remembered { quoted: [raw.as_bytes(), b"\""].concat().into(), child };
+            if position < order.len() {
+                order[position] = remembered;
+            } else if position == order.len() {
+                order.push(remembered);
+            }
+        }
+        Ok(child)
+    }
+
+    fn array<'a>(&mut self, at: usize, scanner: &mut Scanner<'a>, slots: &mut [Value<'a>]) -> Result<(), Malformed> {
+        if scanner.space() == b']' {
+            scanner.at += 1;
+            return Ok(());
+        }
+        let pointers = self.pointers;
+        for index in 0_usize.. {
+            let name = index.to_string();
+            match pointers.nodes[at].children.iter().find(|(key, _)| *key == name) {
+                Some((_, child)) => self.value(*child, scanner, slots)?,
+                None => scanner.skip(&mut self.open)?,
+            }
+            match scanner.space() {
+                b',' => scanner.at += 1,
+                b']' => break,
+                _ => return Err(scanner.expected("`,` or `]`")),
+            }
+        }
+        scanner.at += 1;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read<'a>(pointers: &[&str], text: &'a str) -> Result<Vec<Value<'a>>, Malformed> {
+        let mut compiled = Pointers::default();
+        for pointer in pointers {
+            compiled.add(pointer).unwrap();
+        }
+        let mut slots = vec![Value::Missing; compiled.len()];
+        Reader::new(&compiled).read(text, &mut slots)?;
+        Ok(slots)
+    }
+
+    #[test]
+    fn pointers_reach_fields_elements_and_containers() {
+        let text = r#" {"a":{"b":[10,{"c":"x"}],"z/":1e2},"s":"q\"","n":null,"t":true} "#;
+        let slots = read(&["/a/b/1/c", "/a/b/0", "/a/z~1", "/s", "/n", "/t", "/nope", "/a/b", "/s/x"], text).unwrap();
+        assert_eq!(
+            slots,
+            [
+                Value::Text("x"),
+                Value::Number("10"),
+                Value::Number("1e2"),
+                Value::Escaped("q\\\""),
+                Value::Null,
+                Value::Bool(true),
+                Value::Missing,
+                Value::Container(r#"[10,{"c":"x"}]"#),
+                Value::Missing,
+            ]
+        );
+    }
+
+    #[test]
+    fn the_last_of_equal_keys_wins_with_all_below_it() {
+        assert_eq!(read(&["/a"], r#"{"a":1,"b":0,"a":2}"#).unwrap(), [Value::Number("2")]);
+        assert_eq!(read(&["/a/x"], r#"{"a":{"x":1},"a":5}"#).unwrap(), [Value::Missing]);
+        assert_eq!(read(&["/a/x"], r#"{"a":{"x":1},"\u0061":{"y":2}}"#).unwrap(), [Value::Missing]);
+    }
+
+    #[test]
+    fn a_remembered_order_never_decides_wrongly() {
+        let mut pointers = Pointers::default();
+        let (a, b) = (pointers.add("/a").unwrap(), pointers.add("/ab").unwrap());
+        let mut reader = Reader::new(&pointers);
+        let mut slots = [Value::Missing; 2];
+        for text in [r#"{"a":1,"ab":2}"#, r#"{"ab":2,"a":1}"#, r#"{"x":0,"a":1,"ab":2}"#, r#"{"a" :1, "ab":2,"z":[{}]}"#] {
+            reader.read(text, &mut slots).unwrap();
+            assert_eq!((slots[a], slots[b]), (Value::Number("1"), Value::Number("2")), "{text}");
+        }
+        reader.read(r#"{"a":3}"#, &mut slots).unwrap();
+        assert_eq!(slots, [Value::Number("3"), Value::Missing]);
+    }
+
+    #[test]
+    fn faults_name_the_place() {
+        let fault = read(&["/a"], r#"{"a":1,}"#).unwrap_err();
+        assert_eq!(fault.to_string(), "not valid JSON at byte 7: expected a key in quotes");
+        assert!(read(&["/a"], r#"{"a":1}}"#).is_err());
+        assert!(read(&["/a"], r#"{"b":[1,2"#).is_err());
+    }
+}

@@ -1,0 +1,285 @@
+//! Our JSON against two others: sonic-rs says what stands where, arrow-json what the columns are, serde_json what is valid.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{RecordBatch, RecordBatchOptions},
+    datatypes::{DataType, Field, Schema, TimeUnit},
+};
+use chrono::Utc;
+use lakehouse_api::pipeline::SilverTable;
+use lakehouse_contract::ResolvedSilver;
+use proptest::prelude::*;
+
+use super::*;
+use super::{
+    record::{Pointers, Reader},
+    scan::Scanner,
+    value::Value,
+};
+
+const FACTS: RunFacts = RunFacts { interval_start: 0, interval_end: 86_400_000_000, processed_at: 7 };
+
+pub(crate) fn plan(columns: serde_json::Value, decode: Decode) -> TablePlan {
+    let table: SilverTable =
+        serde_json::from_value(serde_json::json!({"name": "t", "from": "s", "write": {"append": {}}, "columns": columns})).unwrap();
+    TablePlan::new(&ResolvedSilver { table, decode, definition_digest: String::new() }, "local/p").unwrap()
+}
+
+fn unit(bytes: impl Into<bytes::Bytes>) -> Unit {
+    Unit { object: "o".into(), captured_at: Utc::now(), bytes: bytes.into(), first_position: 10 }
+}
+
+/// Rows as text, and (position, rule, record) of what was refused.
+fn decoded(plan: &TablePlan, bytes: impl Into<bytes::Bytes>) -> (Vec<String>, Vec<(u64, String, String)>) {
+    let unit = unit(bytes);
+    let (rows, _) = decode(plan, &unit, FACTS).unwrap();
+    assert_eq!(rows.read as usize, rows.ordinals.len() + rows.quarantined.len());
+    let lines = (0..rows.batch.num_rows()).map(|row| {
+        let cells = rows.batch.columns().iter().take(plan.columns.len());
+        let cells = cells.map(|column| arrow::util::display::array_value_to_string(column, row).unwrap());
+        cells.collect::<Vec<_>>().join("|")
+    });
+    let lines = lines.collect();
+    (lines, rows.quarantined.into_iter().map(|q| (q.position, q.rule.into_owned(), q.record)).collect())
+}
+
+fn id_and_name(decode: Decode) -> TablePlan {
+    plan(
+        serde_json::json!([{"name": "id", "from": "/id", "type": "int", "required": true}, {"name": "name", "from": "/name", "type": "string"}]),
+        decode,
+    )
+}
+
+#[test]
+fn a_bad_line_harms_only_itself() {
+    let text = b"{\"id\":1,\"name\":\"a\"}\r\n\n{\"id\":2,\"name\":\n[3]\n{\"id\":4,\"name\":\"\xFF\"}\n5\n{\"name\":\"x\"}\n{\"id\":\"y\"}\n{\"id\":7}";
+    let (rows, refused) = decoded(&id_and_name(Decode::Ndjson), &text[..]);
+    assert_eq!(rows, ["1|a", "7|"]);
+    let expected = [
+        (11, "malformed", "{\"id\":2,\"name\":"),
+        (12, "not_an_object", "[3]"),
+        (13, "malformed", "{\"id\":4,\"name\":\"\u{fffd}\"}"),
+        (14, "not_an_object", "5"),
+        (15, "required:id", "{\"name\":\"x\"}"),
+        (16, "cast:id", "{\"id\":\"y\"}"),
+    ];
+    assert_eq!(refused, expected.map(|(position, rule, record)| (position, rule.to_owned(), record.to_owned())));
+}
+
+#[test]
+fn documents_give_their_records_and_what_stands_beside_them() {
+    let columns = serde_json::json!([
+        {"name": "id", "from": "/id", "type": "int"},
+        {"name": "at", "from": "$document/meta/at", "type": "string"},
+        {"name": "n", "from": "$position", "type": "long"},
+    ]);
+    let plan = plan(columns, Decode::Json { records: "/data".into() });
+    let (rows, refused) = decoded(&plan, r#" {"data":[{"id":1}, 2 ,{"id":3}],"meta":{"at":"t"}} "#);
+    assert_eq!(rows, ["1|t|10", "3|t|12"]);
+    assert_eq!(refused, [(11, "not_an_object".to_owned(), "2".to_owned())]);
+    for (text, words) in [("{\"data\":", "expected"), ("{}", "it is nothing"), ("{\"data\":{}}", "it is {}"), ("<html>", "not valid JSON")]
+    {
+        let unit = unit(text);
+        let (rows, _) = decode(&plan, &unit, FACTS).unwrap();
+        assert_eq!((rows.read, rows.batch.num_rows()), (1, 0));
+        assert_eq!(rows.quarantined[0].record, text);
+        assert!(rows.quarantined[0].reason.contains(words), "{}", rows.quarantined[0].reason);
+    }
+    assert_eq!(decoded(&plan, r#"{"data":[]}"#), (vec![], vec![]));
+}
+
+#[test]
+fn the_document_itself_may_be_one_record_or_an_array() {
+    let plan = id_and_name(Decode::Json { records: String::new() });
+    assert_eq!(decoded(&plan, r#"{"id":1}"#).0, ["1|"]);
+    assert_eq!(decoded(&plan, r#"[{"id":1},{"id":2}]"#).0, ["1|", "2|"]);
+    assert_eq!(decoded(&plan, "7").1[0].1, "malformed");
+}
+
+#[test]
+fn csv_is_rfc_4180_and_a_bad_record_harms_only_itself() {
+    let plan = id_and_name(Decode::Csv);
+    let text = "name,id\r\n\"a, \"\"b\"\"\nc\",1\r\n,2\r\n\"\",3\r\nx\r\n\"q\"z,4\r\ny,5,6\r\n\r\nw,7";
+    let (rows, refused) = decoded(&plan, text);
+    assert_eq!(rows, ["1|a, \"b\"\nc", "2|", "3|", "7|w"]);
+    let refused: Vec<_> = refused.iter().map(|(position, _, record)| (*position, record.trim_end())).collect();
+    assert_eq!(refused[0], (13, "x"));
+    assert_eq!(refused[2], (15, "y,5,6"));
+    assert_eq!(refused[1].0, 14);
+    assert!(refused[1].1.starts_with("\"q\"z,4"));
+    assert_eq!(decoded(&plan, "").0.len(), 0);
+    assert_eq!(decoded(&plan, "id,name\n9,\"open").1[0].2, "9,\"open");
+    assert_eq!(decoded(&plan, &b"id,name\n9,\xFF\n8,b"[..]).0, ["8|b"]);
+}
+
+#[test]
+fn parquet_goes_through_the_same_casts() {
+    use arrow::array::{ArrayRef, Float64Array, Int64Array, ListArray, StringArray, TimestampNanosecondArray};
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("id", Arc::new(Int64Array::from(vec![Some(1), None, Some(1 << 40)]))),
+        ("name", Arc::new(StringArray::from(vec![Some("a"), Some("b"), Some("c")]))),
+        ("x", Arc::new(Float64Array::from(vec![0.5, 1.0, f64::NAN]))),
+        ("t", Arc::new(TimestampNanosecondArray::from(vec![1_000, 2_000, 3_000]).with_timezone("UTC"))),
+        (
+            "l",
+            Arc::new(ListArray::from_iter_primitive::<arrow::datatypes::Int32Type, _, _>(vec![Some(vec![Some(1), Some(2)]), None, None])),
+        ),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = ::parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    let plan = plan(
+        serde_json::json!([
+            {"name": "id", "from": "/id", "type": "int", "required": true},
+            {"name": "name", "from": "/name", "type": "string"},
+            {"name": "x", "from": "/x", "type": "decimal(4,2)"},
+            {"name": "t", "from": "/t", "type": "timestamptz"},
+            {"name": "l", "from": "/l", "type": "json"},
+            {"name": "none", "from": "/none", "type": "int"},
+        ]),
+        Decode::Parquet,
+    );
+    let (rows, refused) = decoded(&plan, bytes);
+    assert_eq!(rows, ["1|a|0.50|1970-01-01T00:00:00.000001Z|[1,2]|"]);
+    assert_eq!((refused[0].1.as_str(), refused[1].1.as_str()), ("required:id", "cast:id"));
+    assert!(refused[1].2.contains("\"name\":\"c\""), "{}", refused[1].2);
+    assert_eq!(decoded(&plan, "no parquet").1, [(10, "malformed".to_owned(), "10 bytes".to_owned())]);
+}
+
+/// JSON text of any shape, with white space in any place.
+fn json() -> impl Strategy<Value = String> {
+    let space = prop::sample::select(vec!["", "", " ", "\n", "\t \r"]);
+    let text = prop::sample::select(vec![
+        "a",
+        "b",
+        "é€😀",
+        "x\\ny",
+        "\\u00e9",
+        "a b",
+        "\\\\",
+        "",
+        "quite a long text that spans words \\\" and more",
+    ]);
+    let leaf = prop_oneof![
+        Just("null".to_owned()),
+        Just("true".to_owned()),
+        Just("false".to_owned()),
+        "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,12})?([eE][+-]?[0-9]{1,3})?",
+        text.prop_map(|text| format!("\"{text}\"")),
+    ];
+    leaf.prop_recursive(4, 32, 5, move |inner| {
+        let member = (prop::sample::select(vec!["a", "b", "c", "d/e", "é"]), inner.clone(), space.clone());
+        let object = prop::collection::vec(member, 0..5).prop_map(|mut members| {
+            let mut seen = std::collections::HashSet::new();
+            members.retain(|(key, ..)| seen.insert(*key));
+            let members: Vec<String> = members.iter().map(|(k, v, s)| format!("{s}\"{k}\"{s}:{s}{v}{s}")).collect();
+            format!("{{{}}}", members.join(","))
+        });
+        let array = (prop::collection::vec(inner, 0..4), space.clone())
+            .prop_map(|(items, s)| format!("[{s}{}{s}]", items.join(&format!("{s},{s}"))));
+        prop_oneof![object, array]
+    })
+}
+
+fn raw(value: Value<'_>) -> Option<String> {
+    Some(match value {
+        Value::Missing => return None,
+        Value::Null => "null".to_owned(),
+        Value::Bool(value) => value.to_string(),
+        Value::Number(text) | Value::Container(text) => text.to_owned(),
+        Value::Text(text) | Value::Escaped(text) => format!("\"{text}\""),
+        other => panic!("{other:?} is not from JSON"),
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_pointer_leads_where_sonic_says(documents in prop::collection::vec(json(), 1..4)) {
+        let paths: &[&[&str]] = &[&["a"], &["b"], &["a", "b"], &["a", "a"], &["d/e"], &["é", "c"], &["b", "0"], &["b", "1", "a"], &["zz"]];
+        let mut pointers = Pointers::default();
+        for path in paths {
+            let text: String = path.iter().map(|token| format!("/{}", token.replace('/', "~1"))).collect();
+            pointers.add(&text).unwrap();
+        }
+        // One reader for all documents: what it remembers of one must not show in the next.
+        let mut reader = Reader::new(&pointers);
+        for document in &documents {
+            let mut slots = vec![Value::Missing; pointers.len()];
+            prop_assert!(reader.read(document, &mut slots).is_ok(), "{}", document);
+            for (slot, path) in paths.iter().enumerate() {
+                let found = raw(slots[slot]);
+                let expected = reference(document, path);
+                prop_assert_eq!(&found, &expected, "{:?} of {}", path, document);
+            }
+        }
+    }
+
+    #[test]
+    fn what_serde_json_refuses_is_refused(document in json(), cut in 0_usize..200, put in "[\\x00-\\x7f]{0,2}") {
+        let at = (0..=cut.min(document.len())).rev().find(|at| document.is_char_boundary(*at)).unwrap_or(0);
+        let broken = format!("{}{put}{}", &document[..at], document[at..].chars().skip(1).collect::<String>());
+        let mut scanner = Scanner::new(&broken);
+        let ours = scanner.skip(&mut Vec::new()).and_then(|()| scanner.end()).is_ok();
+        // serde_json looks into skipped strings for half surrogate pairs; the grammar does not.
+        let theirs = serde_json::from_str::<serde::de::IgnoredAny>(&broken).is_ok();
+        prop_assert_eq!(ours, theirs, "{}", broken);
+        let mut pointers = Pointers::default();
+        pointers.add("/a/b").unwrap();
+        let read = Reader::new(&pointers).read(&broken, &mut [Value::Missing]).is_ok();
+        prop_assert_eq!(read, theirs, "{}", broken);
+    }
+
+    #[test]
+    fn columns_are_those_of_arrow_json(rows in prop::collection::vec((any::<i64>(), "[a-zé\"\\\\\n]{0,20}", -1.0e9..1.0e9_f64, any::<Option<bool>>(), 0_i64..4_000_000_000_000_000), 1..50)) {
+        let mut text = String::new();
+        for (id, name, x, flag, micros) in &rows {
+            let at = chrono::DateTime::from_timestamp_micros(*micros).unwrap().to_rfc3339();
+            text += &format!("{}\n", serde_json::json!({"skip": {"id": 0, "x": [id]}, "id": id, "name": name, "x": x, "flag": flag, "at": at}));
+        }
+        let columns = serde_json::json!([
+            {"name": "id", "from": "/id", "type": "long"},
+            {"name": "name", "from": "/name", "type": "string"},
+            {"name": "x", "from": "/x", "type": "double"},
+            {"name": "flag", "from": "/flag", "type": "boolean"},
+            {"name": "at", "from": "/at", "type": "timestamptz"},
+        ]);
+        let plan = plan(columns, Decode::Ndjson);
+        let unit = unit(text.clone());
+        let (ours, _) = decode(&plan, &unit, FACTS).unwrap();
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, true),
+            Field::new("name", DataType::Utf8, true),
+            Field::new("x", DataType::Float64, true),
+            Field::new("flag", DataType::Boolean, true),
+            Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true),
+        ]));
+        let mut reader = arrow::json::ReaderBuilder::new(schema.clone()).with_batch_size(64).build(text.as_bytes()).unwrap();
+        let theirs = reader.next().unwrap().unwrap();
+        let options = RecordBatchOptions::new().with_row_count(Some(ours.batch.num_rows()));
+        let ours = RecordBatch::try_new_with_options(schema, ours.batch.columns()[..5].to_vec(), &options).unwrap();
+        prop_assert_eq!(ours, theirs);
+    }
+}
+
+/// The raw text at a path, as sonic-rs finds it.
+fn reference(document: &str, path: &[&str]) -> Option<String> {
+    use sonic_rs::JsonValueTrait;
+    let mut here = document.trim().to_owned();
+    for token in path {
+        let value: sonic_rs::LazyValue<'_> = sonic_rs::from_str(&here).ok()?;
+        let next = if value.is_object() {
+            value.get(token).map(|value| value.as_raw_str().to_owned())
+        } else if value.is_array() {
+            token.parse::<usize>().ok().and_then(|index| value.get(index).map(|value| value.as_raw_str().to_owned()))
+        } else {
+            None
+        };
+        here = next?;
+    }
+    Some(here)
+}

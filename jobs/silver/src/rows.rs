@@ -1,0 +1,204 @@
+//! Rows of one unit while they are built: values in, columns out, faults on the side.
+
+use arrow::{
+    array::{ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray},
+    compute::filter_record_batch,
+    datatypes::{Schema, SchemaRef},
+};
+use lakehouse_api::pipeline::{CastError, TimeUnit};
+use lakehouse_contract::{Reason, StageFailure};
+
+use crate::{
+    cast::{Appended, ColumnBuilder},
+    decode::value::{Value, Zone},
+    quarantine::Quarantined,
+    schema::{Origin, TablePlan},
+    unit::{RunFacts, Unit},
+};
+
+/// A record that cannot become a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// `cast:<column>`, `required:<column>`, `malformed`, `not_an_object`.
+    pub(crate) rule: String,
+    /// What is wrong, as a person reads it.
+    pub(crate) reason: String,
+}
+
+/// Builds the rows of one table from one unit.
+pub(crate) struct RowBuilder<'p> {
+    plan: &'p TablePlan,
+    unit: &'p Unit,
+    facts: RunFacts,
+    builders: Vec<ColumnBuilder>,
+    /// Per built row: the record's number within the unit.
+    ordinals: Vec<u32>,
+    /// Built rows that are refused.
+    refused_rows: Vec<usize>,
+    /// Records seen.
+    read: u64,
+    quarantined: Vec<(u32, Refused)>,
+}
+
+impl<'p> RowBuilder<'p> {
+    pub(crate) fn new(plan: &'p TablePlan, unit: &'p Unit, facts: RunFacts, expected_rows: usize) -> Self {
+        let builders = plan.columns.iter().map(|column| ColumnBuilder::new(column.type_, column.unit, expected_rows)).collect();
+        Self {
+            plan,
+            unit,
+            facts,
+            builders,
+            ordinals: Vec::with_capacity(expected_rows),
+            refused_rows: Vec::new(),
+            read: 0,
+            quarantined: Vec::new(),
+        }
+    }
+
+    /// Adds the next record as a row; it is quarantined when a value does not fit.
+    ///
+    /// # Errors
+    /// `CastFailed` when the column says `onError: fail`.
+    #[inline]
+    pub(crate) fn push(&mut self, record: &[Value<'_>], document: &[Value<'_>]) -> Result<(), StageFailure> {
+        let ordinal = self.read as u32;
+        let mut refused = None;
+        for (index, builder) in self.builders.iter_mut().enumerate() {
+            let column = &self.plan.columns[index];
+            let value = match column.origin {
+                Origin::Record(slot) => record[slot],
+                Origin::Document(slot) => document[slot],
+                Origin::IntervalStart => instant(self.facts.interval_start),
+                Origin::IntervalEnd => instant(self.facts.interval_end),
+                Origin::CapturedAt => instant(self.unit.captured_at.timestamp_micros()),
+                Origin::Object => Value::Text(&self.unit.object),
+                Origin::Position => {
+                    // The number has to live as text for the cast: positions are rare columns.
+                    let text = (self.unit.first_position + u64::from(ordinal)).to_string();
+                    if let Err(fault) = builder.append(Value::Number(&text)) {
+                        refused.get_or_insert((index, Value::Missing, Some(fault)));
+                    }
+                    continue;
+                }
+            };
+            match builder.append(value) {
+                Ok(Appended::Value) => {}
+                Ok(Appended::Null) if !column.required => {}
+                Ok(Appended::Null) => {
+                    refused.get_or_insert((index, value, None));
+                }
+                Err(_) if column.on_error == CastError::Null && !column.required => {}
+                Err(fault) => {
+                    refused.get_or_insert((index, value, Some(fault)));
+                }
+            }
+        }
+        if let Some((index, value, fault)) = refused {
+            let column = &self.plan.columns[index];
+            let refused = match fault {
+                None => Refused {
+                    rule: format!("required:{}", column.name),
+                    reason: format!("column {} is required and the record has {} there", column.name, value.shown()),
+                },
+                Some(fault) => Refused {
+                    rule: format!("cast:{}", column.name),
+                    reason: format!("column {}: {} {}; its type is {}", column.name, value.shown(), fault.0, column.type_),
+                },
+            };
+            if column.on_error == CastError::Fail {
+                return Err(StageFailure::new(
+                    Reason::CastFailed,
+                    format!("{}: object {}, record {}: {}", self.plan.table, self.unit.object, self.position(ordinal), refused.reason),
+                ));
+            }
+            self.refused_rows.push(self.ordinals.len());
+            self.quarantined.push((ordinal, refused));
+        }
+        self.ordinals.push(ordinal);
+        self.read += 1;
+        Ok(())
+    }
+
+    /// Counts the next record as one that is no row at all.
+    pub(crate) fn refuse(&mut self, refused: Refused) {
+        self.quarantined.push((self.read as u32, refused));
+        self.read += 1;
+    }
+
+    fn position(&self, ordinal: u32) -> u64 {
+        self.unit.first_position + u64::from(ordinal)
+    }
+
+    /// The rows without the refused ones. `raw` gives the text of a record by its number within the unit.
+    ///
+    /// # Errors
+    /// `Internal` when the columns do not make a batch.
+    pub(crate) fn finish(self, raw: &dyn Fn(u32) -> String) -> Result<Rows, StageFailure> {
+        let first = self.unit.first_position;
+        let quarantined = self
+            .quarantined
+            .into_iter()
+            .map(|(ordinal, refused)| Quarantined {
+                object: self.unit.object.clone(),
+                position: first + u64::from(ordinal),
+                rule: refused.rule.into(),
+                reason: refused.reason,
+                record: raw(ordinal),
+            })
+            .collect();
+        let schema = &self.plan.schema;
+        let mut columns: Vec<ArrayRef> = self.builders.into_iter().map(ColumnBuilder::finish).collect();
+        let processed = TimestampMicrosecondArray::from_value(self.facts.processed_at, self.ordinals.len()).with_timezone("UTC");
+        columns.push(std::sync::Arc::new(processed));
+        let mut rows = Rows { batch: batch(&nullable(schema), columns)?, ordinals: self.ordinals, read: self.read, quarantined };
+        if !self.refused_rows.is_empty() {
+            let mut keep = vec![true; rows.ordinals.len()];
+            for row in self.refused_rows {
+                keep[row] = false;
+            }
+            rows.retain(&BooleanArray::from(keep))?;
+        }
+        rows.batch = batch(schema, rows.batch.columns().to_vec())?;
+        Ok(rows)
+    }
+}
+
+fn instant(micros: i64) -> Value<'static> {
+    Value::Time { value: micros, unit: TimeUnit::Microseconds, zone: Zone::Either }
+}
+
+fn internal(error: impl std::fmt::Display) -> StageFailure {
+    StageFailure::new(Reason::Internal, error)
+}
+
+fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch, StageFailure> {
+    RecordBatch::try_new(schema.clone(), columns).map_err(internal)
+}
+
+/// Refused rows may hold nulls in required columns until they are taken out.
+fn nullable(schema: &SchemaRef) -> SchemaRef {
+    Schema::new(schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()).into()
+}
+
+/// The rows of one unit.
+#[derive(Debug)]
+pub(crate) struct Rows {
+    /// The rows, in the table's schema.
+    pub(crate) batch: RecordBatch,
+    /// Per row: the record's number within the unit.
+    pub(crate) ordinals: Vec<u32>,
+    /// Records that were read.
+    pub(crate) read: u64,
+    /// Records that went aside.
+    pub(crate) quarantined: Vec<Quarantined>,
+}
+
+impl Rows {
+    /// Keeps the rows where `keep` is true.
+    pub(crate) fn retain(&mut self, keep: &BooleanArray) -> Result<(), StageFailure> {
+        self.batch = filter_record_batch(&self.batch, keep).map_err(internal)?;
+        let mut kept = keep.values().iter();
+        self.ordinals.retain(|_| kept.next().unwrap_or(false));
+        Ok(())
+    }
+}

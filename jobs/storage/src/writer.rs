@@ -1,0 +1,72 @@
+//! Streaming upload of one object in parts.
+
+use crate::{LayerStore, Result};
+use bytes::Bytes;
+use object_store::buffered::BufWriter;
+use object_store::path::Path;
+use sha2::{Digest, Sha256};
+use tokio::io::AsyncWriteExt;
+
+/// Bytes above which an upload becomes a multipart upload.
+const PART_BYTES: usize = 8 * 1024 * 1024;
+/// Parts in flight at once.
+const PARTS_IN_FLIGHT: usize = 4;
+
+/// Writes one object part by part. The object becomes visible, whole, only when [`Self::finish`] returns.
+///
+/// Dropping the writer without finishing leaves no object; call [`Self::abort`] to also drop uploaded parts.
+pub struct ObjectWriter {
+    layer: LayerStore,
+    key: String,
+    inner: BufWriter,
+    digest: Sha256,
+    size: u64,
+}
+
+/// What a finished [`ObjectWriter`] wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenObject {
+    /// Key relative to the layer.
+    pub key: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Lower-case hexadecimal SHA-256 of the content.
+    pub sha256: String,
+}
+
+impl ObjectWriter {
+    pub(crate) fn new(layer: LayerStore, key: String, path: Path) -> Self {
+        let inner = BufWriter::with_capacity(layer.object_store(), path, PART_BYTES).with_max_concurrency(PARTS_IN_FLIGHT);
+        Self { layer, key, inner, digest: Sha256::new(), size: 0 }
+    }
+
+    /// Bytes written so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Appends bytes; waits when too many parts are in flight, so memory stays bounded.
+    pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
+        self.digest.update(&bytes);
+        self.size += bytes.len() as u64;
+        self.inner.put(bytes).await.map_err(|error| self.layer.error("write", &self.key, error))
+    }
+
+    /// Completes the upload and returns size and digest of the object.
+    pub async fn finish(mut self) -> Result<WrittenObject> {
+        self.inner.shutdown().await.map_err(|error| self.layer.error("write", &self.key, store_error(error)))?;
+        Ok(WrittenObject { key: self.key, size: self.size, sha256: hex::encode(self.digest.finalize()) })
+    }
+
+    /// Gives the upload up and drops its parts.
+    pub async fn abort(mut self) -> Result<()> {
+        self.inner.abort().await.map_err(|error| self.layer.error("abort", &self.key, error))
+    }
+}
+
+/// The store's own error that `AsyncWrite` wrapped.
+fn store_error(error: std::io::Error) -> object_store::Error {
+    error
+        .downcast::<object_store::Error>()
+        .unwrap_or_else(|other| object_store::Error::Generic { store: "lakehouse", source: Box::new(other) })
+}

@@ -1,0 +1,94 @@
+//! Which commit is the latest of each interval: table properties that outlive the expiry of snapshots.
+
+use crate::{Commit, Committed, Result, TableError, WriteMode};
+use chrono::SecondsFormat;
+use lakehouse_contract::TableRef;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+
+/// Prefix of the properties; the start of the interval in RFC 3339 follows.
+const PREFIX: &str = "lakehouse.commit.";
+/// Prefix of the facts of a commit in its snapshot's summary.
+const FACT_PREFIX: &str = "lakehouse.fact.";
+
+/// The latest commit of one interval.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    pub(crate) token: String,
+    pub(crate) snapshot: String,
+    pub(crate) mode: String,
+    pub(crate) rows: u64,
+    pub(crate) superseded: u64,
+    pub(crate) files: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Entry {
+    pub(crate) fn committed(self, summary: BTreeMap<String, String>, already: bool) -> Committed {
+        Committed {
+            snapshot: self.snapshot,
+            rows_written: self.rows,
+            rows_superseded: self.superseded,
+            files: self.files,
+            bytes: self.bytes,
+            summary,
+            already,
+        }
+    }
+}
+
+/// Start of the commit's interval, as it stands in keys.
+pub(crate) fn interval_start(commit: &Commit) -> String {
+    commit.interval.start.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+/// Property key of the commit's interval.
+pub(crate) fn key(commit: &Commit) -> String {
+    format!("{PREFIX}{}", interval_start(commit))
+}
+
+/// Name of a write mode.
+pub(crate) fn mode_name(mode: &WriteMode) -> &'static str {
+    match mode {
+        WriteMode::Append => "append",
+        WriteMode::ReplaceInterval { .. } => "replaceInterval",
+        WriteMode::Merge { .. } => "merge",
+        WriteMode::Overwrite => "overwrite",
+    }
+}
+
+/// The entry of the commit's interval.
+pub(crate) fn of_interval(table: &TableRef, properties: &HashMap<String, String>, commit: &Commit) -> Result<Option<Entry>> {
+    let key = key(commit);
+    properties.get(&key).map(|text| parse(table, &key, text)).transpose()
+}
+
+/// The entry with a token, whatever its interval.
+pub(crate) fn of_token(table: &TableRef, properties: &HashMap<String, String>, token: &str) -> Result<Option<Entry>> {
+    for (key, text) in properties.iter().filter(|(key, text)| key.starts_with(PREFIX) && text.contains(token)) {
+        let entry = parse(table, key, text)?;
+        if entry.token == token {
+            return Ok(Some(entry));
+        }
+    }
+    Ok(None)
+}
+
+fn parse(table: &TableRef, key: &str, text: &str) -> Result<Entry> {
+    serde_json::from_str(text).map_err(|error| TableError::Corrupt {
+        table: table.clone(),
+        what: format!("property {key}"),
+        reason: error.to_string(),
+    })
+}
+
+/// The facts of a commit as entries of a snapshot's summary.
+pub(crate) fn facts_to_summary(facts: &BTreeMap<String, String>) -> impl Iterator<Item = (String, String)> + '_ {
+    facts.iter().map(|(key, value)| (format!("{FACT_PREFIX}{key}"), value.clone()))
+}
+
+/// The facts of a commit from a snapshot's summary.
+pub(crate) fn facts_from_summary(summary: &HashMap<String, String>) -> BTreeMap<String, String> {
+    let facts = summary.iter().filter_map(|(key, value)| Some((key.strip_prefix(FACT_PREFIX)?.to_owned(), value.clone())));
+    facts.collect()
+}

@@ -1,0 +1,45 @@
+//! Tables behind one trait: Iceberg and plain Parquet, written once per commit token and read through DataFusion.
+//!
+//! [`Tables`] opens the tables of one lakehouse. A writer calls [`Tables::ensure`] with a [`TableDef`], then [`Table::stage`], which writes
+//! data files that no reader sees, and [`Table::commit`], which publishes them atomically together with the commit token. A token that is
+//! in the table already is not committed again, whichever process asks, so every step can be repeated after a crash.
+//!
+//! ```text
+//! let table = tables.ensure(&definition).await?;
+//! if table.find_commit(&commit.token).await?.is_none() {
+//!     let staged = table.stage(input, &commit).await?;   // nothing is published
+//!     table.commit(staged, &commit).await?;              // all or nothing, once
+//! }
+//! ```
+
+mod conform;
+mod definition;
+mod error;
+mod filter;
+mod folder;
+mod iceberg_table;
+mod ledger;
+mod merge;
+mod parquet_manifest;
+mod parquet_provider;
+mod parquet_table;
+mod partitions;
+mod provider;
+mod replace;
+mod rows;
+mod schema;
+mod table;
+mod tables;
+mod writer;
+
+pub use conform::conform;
+pub use definition::{InvalidPartitionField, PartitionField, TableDef, TableFormat, Transform};
+pub use error::TableError;
+pub use table::{BatchStream, BoxError, Commit, Committed, Staged, Table, WriteMode, one_stream};
+pub use tables::{CATALOG_NAME, Tables};
+
+/// Column that is left out when two versions of a row are compared: when a row was processed is not part of its content.
+pub const PROCESSED_AT: &str = "processed_at";
+
+/// Result of this crate.
+pub type Result<T, E = TableError> = std::result::Result<T, E>;

@@ -1,0 +1,114 @@
+//! DataFusion's view of a plain Parquet table: exactly the files of one manifest.
+
+use crate::Result as TableResult;
+use crate::parquet_manifest::File;
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{Column, DFSchema, DataFusionError, Result};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::logical_expr::utils::conjunction;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use lakehouse_storage::LayerStore;
+use object_store::ObjectMeta;
+use object_store::path::Path;
+use std::any::Any;
+use std::sync::Arc;
+
+/// The files of one generation.
+#[derive(Debug)]
+pub(crate) struct ParquetProvider {
+    layer: LayerStore,
+    schema: SchemaRef,
+    files: Vec<(Path, File)>,
+}
+
+impl ParquetProvider {
+    pub(crate) fn new(layer: LayerStore, schema: SchemaRef, files: Vec<File>) -> TableResult<Self> {
+        let mut located = Vec::with_capacity(files.len());
+        for file in files {
+            located.push((layer.path(&file.key)?, file));
+        }
+        Ok(Self { layer, schema, files: located })
+    }
+}
+
+#[async_trait]
+impl TableProvider for ParquetProvider {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
+        Ok(vec![TableProviderFilterPushDown::Inexact; filters.len()])
+    }
+
+    async fn scan(
+        &self,
+        state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        if self.files.is_empty() {
+            let schema = match projection {
+                Some(columns) => Arc::new(self.schema.project(columns)?),
+                None => self.schema.clone(),
+            };
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        // One URL per bucket: the store is rooted there, and paths below it are taken as they are.
+        let url = ObjectStoreUrl::parse(self.layer.root_uri())?;
+        state.runtime_env().register_object_store(url.as_ref(), self.layer.object_store());
+        let mut source = ParquetSource::new(self.schema.clone());
+        // Filters name the table they came from; the schema below has no such qualifier.
+        let bare: Vec<Expr> = filters.iter().map(unqualified).collect::<Result<_>>()?;
+        if let Some(filter) = conjunction(bare) {
+            let schema = DFSchema::try_from(self.schema.as_ref().clone())?;
+            source = source.with_predicate(state.create_physical_expr(filter, &schema)?);
+        }
+        let target = state.config().target_partitions().max(1);
+        let mut groups: Vec<Vec<PartitionedFile>> = vec![Vec::new(); target.min(self.files.len())];
+        let count = groups.len();
+        for (index, (path, file)) in self.files.iter().enumerate() {
+            let meta = ObjectMeta {
+                location: path.clone(),
+                last_modified: chrono::DateTime::UNIX_EPOCH,
+                size: file.bytes,
+                e_tag: None,
+                version: None,
+            };
+            groups[index % count].push(PartitionedFile::new_from_meta(meta));
+        }
+        let config = FileScanConfigBuilder::new(url, Arc::new(source))
+            .with_file_groups(groups.into_iter().map(FileGroup::new).collect())
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+}
+
+fn unqualified(filter: &Expr) -> Result<Expr> {
+    use datafusion::common::tree_node::{Transformed, TreeNode};
+    let changed = filter.clone().transform(|expression| match expression {
+        Expr::Column(column) if column.relation.is_some() => {
+            Ok::<_, DataFusionError>(Transformed::yes(Expr::Column(Column::new_unqualified(column.name))))
+        }
+        other => Ok(Transformed::no(other)),
+    });
+    changed.map(|changed| changed.data)
+}

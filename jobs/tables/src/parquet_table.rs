@@ -1,0 +1,356 @@
+//! Plain Parquet tables: files below one folder, and a manifest object per generation that says which of them count.
+//!
+//! Readers through [`Table::provider`] see whole commits. Readers that list the folder may see a mix during a commit, since replaced files
+//! are deleted right after it. Files carry the interval and the token in their names and lie in `name=value` folders of their partition.
+
+use crate::definition::{TableDef, show_partitions};
+use crate::folder::folder_of;
+use crate::ledger::{self, Entry};
+use crate::parquet_manifest::{self as manifest, File, Manifest, Recorded};
+use crate::replace::IntervalRows;
+use crate::table::StagedContent;
+use crate::writer::{FileLayout, write_streams};
+use crate::{BatchStream, Commit, Committed, PartitionField, Result, Staged, Table, TableError, TableFormat, WriteMode, schema};
+use arrow::datatypes::SchemaRef;
+use async_trait::async_trait;
+use chrono::SecondsFormat;
+use datafusion::catalog::TableProvider;
+use iceberg::spec::{DataFile, PartitionSpec};
+use iceberg_commit::ObjectStoreIo;
+use lakehouse_contract::TableRef;
+use lakehouse_storage::{CatalogDb, LayerStore};
+use sqlx::Row;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+use uuid::Uuid;
+
+use crate::parquet_provider::ParquetProvider;
+
+const FORMAT: &str = "parquet";
+/// Attempts against other writers before a commit gives up.
+const ATTEMPTS: u32 = 40;
+
+/// A table of plain Parquet files.
+#[derive(Clone, Debug)]
+pub(crate) struct ParquetTable {
+    table: TableRef,
+    layer: LayerStore,
+    folder: String,
+}
+
+impl ParquetTable {
+    fn at(layer: &LayerStore, table: &TableRef) -> Self {
+        Self { table: table.clone(), layer: layer.clone(), folder: folder_of(table) }
+    }
+
+    pub(crate) async fn open(_db: &CatalogDb, layer: &LayerStore, table: &TableRef) -> Result<Self> {
+        Ok(Self::at(layer, table))
+    }
+
+    pub(crate) async fn ensure(db: &CatalogDb, layer: &LayerStore, definition: &TableDef) -> Result<Self> {
+        let this = Self::at(layer, &definition.table);
+        if manifest::newest(layer, &this.table, &this.folder).await?.is_none() {
+            let mut first = Manifest::new(&this.table, &definition.owner, schema::to_iceberg(definition)?);
+            first.partition_by = definition.partition_by.iter().map(ToString::to_string).collect();
+            first.sort_by.clone_from(&definition.sort_by);
+            first.properties.clone_from(&definition.properties);
+            // Another writer may be faster; then its definition is the one to check against.
+            manifest::put(layer, &this.folder, &first).await?;
+        }
+        for _ in 0..ATTEMPTS {
+            let current = this.load().await?;
+            this.check(definition, &current)?;
+            let last_column_id = current.schema.highest_field_id();
+            let Some(extended) = schema::evolve(definition, &current.schema, last_column_id)? else {
+                register(db, &this.table).await?;
+                return Ok(this);
+            };
+            let next = Manifest { generation: current.generation + 1, schema: extended, replaced: Vec::new(), ..current };
+            manifest::put(layer, &this.folder, &next).await?;
+        }
+        Err(TableError::Conflict { table: this.table, attempts: ATTEMPTS })
+    }
+
+    fn check(&self, definition: &TableDef, current: &Manifest) -> Result<()> {
+        if current.owner != definition.owner {
+            return Err(TableError::OwnedByOther {
+                table: self.table.clone(),
+                owner: current.owner.clone(),
+                asking: definition.owner.clone(),
+            });
+        }
+        let partitions = show_partitions(current.partition_by.iter().cloned());
+        if partitions != definition.partition_text() {
+            return Err(TableError::LayoutMismatch {
+                table: self.table.clone(),
+                what: "partitions",
+                existing: partitions,
+                defined: definition.partition_text(),
+            });
+        }
+        Ok(())
+    }
+
+    async fn load(&self) -> Result<Manifest> {
+        let found = manifest::newest(&self.layer, &self.table, &self.folder).await?;
+        found.ok_or_else(|| self.corrupt("there is no manifest".to_owned()))
+    }
+
+    fn corrupt(&self, reason: String) -> TableError {
+        TableError::Corrupt { table: self.table.clone(), what: self.layer.uri(&self.folder), reason }
+    }
+
+    fn layout(&self, current: &Manifest, commit: &Commit) -> Result<Arc<FileLayout>> {
+        let iceberg = Arc::new(current.schema.clone());
+        let mut spec = PartitionSpec::builder(iceberg.clone());
+        for text in &current.partition_by {
+            let field: PartitionField = text.parse().map_err(|error: crate::InvalidPartitionField| self.corrupt(error.to_string()))?;
+            let added = spec.add_partition_field(&field.column, field.name(), field.iceberg_transform());
+            spec = added.map_err(TableError::iceberg(&self.table))?;
+        }
+        let token: String = commit.token.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        // The name of an attempt's files is its own: two attempts that are alive at once never write over each other.
+        let attempt = &Uuid::new_v4().simple().to_string()[..8];
+        Ok(Arc::new(FileLayout {
+            table: self.table.clone(),
+            arrow: schema::file_schema(&self.table, &iceberg)?,
+            spec: Arc::new(spec.build().map_err(TableError::iceberg(&self.table))?),
+            schema: iceberg,
+            sort_by: current.sort_by.clone(),
+            io: ObjectStoreIo::new().with_store(self.layer.root_uri(), self.layer.object_store()).file_io(),
+            folder: self.layer.uri(&self.folder),
+            stem: format!("{}{token}-{attempt}", stem_of(commit)),
+            hive: true,
+        }))
+    }
+
+    /// The manifest after `commit`, or none when the commit is in `current`.
+    fn next(&self, current: Manifest, files: &[DataFile], rows: u64, commit: &Commit) -> Result<Option<Manifest>> {
+        let key = ledger::interval_start(commit);
+        let latest = current.ledger.get(&key);
+        if latest.is_some_and(|recorded| recorded.entry.token == commit.token) {
+            return Ok(None);
+        }
+        let (start, end) = (commit.interval.start, commit.interval.end);
+        let same = |file: &File| file.start == start && file.end == end;
+        if !matches!(commit.mode, WriteMode::Overwrite)
+            && let Some(other) = current.files.iter().find(|file| !same(file) && file.start < end && start < file.end)
+        {
+            return Err(TableError::Definition {
+                table: self.table.clone(),
+                reason: format!(
+                    "the interval {key} … {} overlaps {} … {}, which was written as one; Parquet tables replace whole intervals",
+                    show(end),
+                    show(other.start),
+                    show(other.end)
+                ),
+            });
+        }
+        let replace_all = matches!(commit.mode, WriteMode::Overwrite);
+        let (replaced, mut kept): (Vec<File>, Vec<File>) = current.files.into_iter().partition(|file| replace_all || same(file));
+        let mut added = Vec::with_capacity(files.len());
+        for file in files {
+            let key = self.layer.key_of(file.file_path()).ok_or_else(|| TableError::Corrupt {
+                table: self.table.clone(),
+                what: file.file_path().to_owned(),
+                reason: "it lies outside of the layer".to_owned(),
+            })?;
+            added.push(File { key: key.to_owned(), rows: file.record_count(), bytes: file.file_size_in_bytes(), start, end });
+        }
+        let generation = current.generation + 1;
+        let entry = Entry {
+            token: commit.token.clone(),
+            snapshot: generation.to_string(),
+            mode: ledger::mode_name(&commit.mode).to_owned(),
+            rows,
+            superseded: 0,
+            files: added.len() as u64,
+            bytes: added.iter().map(|file| file.bytes).sum(),
+        };
+        kept.extend(added);
+        kept.sort_by(|a, b| a.key.cmp(&b.key));
+        let mut ledger = current.ledger;
+        ledger.insert(key, Recorded { entry, facts: commit.summary.clone() });
+        let replaced = replaced.into_iter().map(|file| file.key).collect();
+        Ok(Some(Manifest { generation, files: kept, replaced, ledger, ..current }))
+    }
+
+    /// Files of other attempts for the interval: dead ones, and those that the commit will replace.
+    ///
+    /// Asked before the commit: what others stage after it must stay, and what they staged before it they refuse to commit.
+    async fn stale(&self, files: &[DataFile], commit: &Commit) -> Vec<String> {
+        let stem = stem_of(commit);
+        let own = self.keys(files);
+        match self.layer.list(&self.folder).await {
+            Err(error) => {
+                tracing::warn!(table = %self.table, %error, "cannot look for files of dead attempts");
+                Vec::new()
+            }
+            Ok(objects) => {
+                let keys = objects.into_iter().map(|object| object.key);
+                keys.filter(|key| {
+                    let name = key.rsplit_once('/').map_or(key.as_str(), |(_, name)| name);
+                    name.starts_with(&stem) && name.ends_with(".parquet") && !own.contains(key)
+                })
+                .collect()
+            }
+        }
+    }
+
+    /// Deletes what the manifest replaced, and `stale` files that it does not name.
+    ///
+    /// A failure is only logged: the commit stands, and the next commit cleans up.
+    async fn clean(&self, current: &Manifest, stale: Vec<String>) {
+        let live: HashSet<&str> = current.files.iter().map(|file| file.key.as_str()).collect();
+        let garbage: HashSet<String> = current.replaced.iter().cloned().chain(stale).filter(|key| !live.contains(key.as_str())).collect();
+        for key in garbage {
+            if let Err(error) = self.layer.delete(&key).await {
+                tracing::warn!(table = %self.table, %error, "a replaced file was not deleted");
+            }
+        }
+    }
+
+    fn keys(&self, files: &[DataFile]) -> Vec<String> {
+        files.iter().filter_map(|file| self.layer.key_of(file.file_path())).map(str::to_owned).collect()
+    }
+}
+
+fn show(time: chrono::DateTime<chrono::Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+}
+
+/// The generation that made the latest commit of the interval.
+fn latest(current: &Manifest, commit: &Commit) -> Option<String> {
+    current.ledger.get(&ledger::interval_start(commit)).map(|recorded| recorded.entry.snapshot.clone())
+}
+
+/// Beginning of the names of all files of an interval.
+fn stem_of(commit: &Commit) -> String {
+    let compact = |time: chrono::DateTime<chrono::Utc>| time.format("%Y%m%dT%H%M%SZ").to_string();
+    format!("{}-{}-", compact(commit.interval.start), compact(commit.interval.end))
+}
+
+#[async_trait]
+impl Table for ParquetTable {
+    fn table(&self) -> &TableRef {
+        &self.table
+    }
+
+    fn format(&self) -> TableFormat {
+        TableFormat::Parquet
+    }
+
+    async fn schema(&self) -> Result<SchemaRef> {
+        Ok(schema::reader_schema(schema::file_schema(&self.table, &self.load().await?.schema)?.as_ref()))
+    }
+
+    async fn find_commit(&self, token: &str) -> Result<Option<Committed>> {
+        let current = self.load().await?;
+        let found = current.ledger.into_values().find(|recorded| recorded.entry.token == token);
+        Ok(found.map(|recorded| recorded.entry.committed(recorded.facts, true)))
+    }
+
+    async fn stage(&self, input: Vec<BatchStream>, commit: &Commit) -> Result<Staged> {
+        let current = self.load().await?;
+        let layout = self.layout(&current, commit)?;
+        let check = match &commit.mode {
+            WriteMode::Merge { .. } => {
+                return Err(TableError::Unsupported { table: self.table.clone(), format: FORMAT, operation: "merge" });
+            }
+            WriteMode::ReplaceInterval { column } => Some(IntervalRows::new(&self.table, &layout.arrow, column, commit)?.check()),
+            WriteMode::Append | WriteMode::Overwrite => None,
+        };
+        let (files, rows) = write_streams(layout, input, check).await?;
+        Ok(Staged { content: StagedContent::Files(files), rows, onto: latest(&current, commit) })
+    }
+
+    async fn commit(&self, staged: Staged, commit: &Commit) -> Result<Committed> {
+        let StagedContent::Files(files) = &staged.content else {
+            return Err(TableError::Unsupported { table: self.table.clone(), format: FORMAT, operation: "merge" });
+        };
+        for attempt in 1..=ATTEMPTS {
+            let current = self.load().await?;
+            let Some(next) = self.next(current.clone(), files, staged.rows, commit)? else {
+                self.clean(&current, self.keys(files)).await;
+                // The token is there: put by another attempt, or by an earlier try of this one whose answer was lost.
+                let ours = current.files.iter().any(|live| files.iter().any(|file| self.layer.key_of(file.file_path()) == Some(&live.key)));
+                let found = current.ledger.get(&ledger::interval_start(commit)).cloned();
+                let recorded = found.ok_or_else(|| self.corrupt("its ledger lost an entry".to_owned()))?;
+                return Ok(recorded.entry.committed(recorded.facts, !ours));
+            };
+            if latest(&current, commit) != staged.onto {
+                // Whoever was faster took the staged files for those of a dead attempt and deletes them: they must be written again.
+                return Err(TableError::Conflict { table: self.table.clone(), attempts: attempt });
+            }
+            let stale = self.stale(files, commit).await;
+            if manifest::put(&self.layer, &self.folder, &next).await? {
+                self.clean(&next, stale).await;
+                let recorded = next.ledger.get(&ledger::interval_start(commit)).cloned();
+                let recorded = recorded.ok_or_else(|| self.corrupt("its ledger lost an entry".to_owned()))?;
+                return Ok(recorded.entry.committed(recorded.facts, false));
+            }
+            tokio::time::sleep(Duration::from_millis(5 * u64::from(attempt) + Uuid::new_v4().as_u64_pair().0 % 20)).await;
+        }
+        Err(TableError::Conflict { table: self.table.clone(), attempts: ATTEMPTS })
+    }
+
+    async fn provider(&self, at: Option<&str>) -> Result<Arc<dyn TableProvider>> {
+        let current = self.load().await?;
+        let schema = schema::reader_schema(schema::file_schema(&self.table, &current.schema)?.as_ref());
+        let shown = match at {
+            None => current,
+            Some(text) => {
+                let found = match text.parse::<u64>() {
+                    Ok(generation) => manifest::read(&self.layer, &self.table, &self.folder, generation).await?,
+                    Err(_) => None,
+                };
+                found
+                    .ok_or_else(|| TableError::Definition { table: self.table.clone(), reason: format!("there is no generation {text}") })?
+            }
+        };
+        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), schema, shown.files)?))
+    }
+
+    async fn snapshot(&self) -> Result<Option<String>> {
+        let current = self.load().await?;
+        Ok((!current.ledger.is_empty()).then(|| current.generation.to_string()))
+    }
+}
+
+const CREATE_REGISTRY: &str = "CREATE TABLE IF NOT EXISTS lakehouse_parquet_tables (
+    table_namespace VARCHAR(255) NOT NULL, table_name VARCHAR(255) NOT NULL, PRIMARY KEY (table_namespace, table_name))";
+
+/// Creates the list of Parquet tables beside the Iceberg catalog, which other clients read and which must hold Iceberg tables only.
+pub(crate) async fn create_registry(db: &CatalogDb) -> Result<()> {
+    match sqlx::query(CREATE_REGISTRY).execute(db.pool()).await {
+        Ok(_) => Ok(()),
+        // Two concurrent CREATE IF NOT EXISTS may collide inside Postgres; what counts is that the table is there.
+        Err(error) => match sqlx::query("SELECT 1 FROM lakehouse_parquet_tables WHERE 1 = 0").fetch_optional(db.pool()).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(database(db, &error)),
+        },
+    }
+}
+
+async fn register(db: &CatalogDb, table: &TableRef) -> Result<()> {
+    let sql = "INSERT INTO lakehouse_parquet_tables (table_namespace, table_name) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+    let done = sqlx::query(sql).bind(&table.namespace).bind(&table.name).execute(db.pool()).await;
+    done.map(|_| ()).map_err(|error| database(db, &error))
+}
+
+pub(crate) async fn is_registered(db: &CatalogDb, table: &TableRef) -> Result<bool> {
+    let sql = "SELECT 1 FROM lakehouse_parquet_tables WHERE table_namespace = $1 AND table_name = $2";
+    let found = sqlx::query(sql).bind(&table.namespace).bind(&table.name).fetch_optional(db.pool()).await;
+    found.map(|row| row.is_some()).map_err(|error| database(db, &error))
+}
+
+pub(crate) async fn list_registered(db: &CatalogDb, namespace: &str) -> Result<Vec<String>> {
+    let sql = "SELECT table_name FROM lakehouse_parquet_tables WHERE table_namespace = $1";
+    let rows = sqlx::query(sql).bind(namespace).fetch_all(db.pool()).await.map_err(|error| database(db, &error))?;
+    rows.iter().map(|row| row.try_get(0).map_err(|error| database(db, &error))).collect()
+}
+
+fn database(db: &CatalogDb, error: &sqlx::Error) -> TableError {
+    TableError::Storage(lakehouse_storage::StorageError::Catalog { uri: db.shown_uri().to_owned(), reason: error.to_string() })
+}

@@ -1,0 +1,126 @@
+//! Tokens, retries and concurrent writers of Iceberg tables.
+
+use crate::common::*;
+use lakehouse_tables::{TableError, WriteMode, one_stream};
+use std::sync::Arc;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_commits_once_in_every_mode_and_from_every_process() {
+    for (name, mode) in [("a", WriteMode::Append), ("r", replace()), ("m", merge()), ("o", WriteMode::Overwrite)] {
+        let lake = lake().await;
+        let table = lake.tables.ensure(&definition(name)).await.unwrap();
+        let commit = commit_of("token-1", day(1), mode);
+        assert_eq!(table.find_commit("token-1").await.unwrap(), None);
+        let first = write(&table, rows(&[(1, 0, 5, None), (2, 1, 6, Some("eu"))]), &commit).await.unwrap();
+        assert_eq!((first.rows_written, first.rows_superseded, first.already), (2, 0, false), "{name}");
+        assert_eq!(first.summary.get("read").map(String::as_str), Some("7"));
+
+        let other = open(lake.directory.path()).await.open_table(table.table()).await.unwrap().unwrap();
+        let again = write(&other, rows(&[(1, 0, 5, None), (2, 1, 6, Some("eu"))]), &commit).await.unwrap();
+        assert!(again.already);
+        assert_eq!(lakehouse_tables::Committed { already: false, ..again }, first);
+        assert_eq!(other.find_commit("token-1").await.unwrap().map(|found| found.snapshot), Some(first.snapshot.clone()));
+        assert_eq!(other.snapshot().await.unwrap(), Some(first.snapshot));
+        assert_eq!(read(&other).await.len(), 2, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_append_replaces_exactly_what_the_older_one_appended() {
+    let lake = lake().await;
+    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    write(&table, rows(&[(1, 0, 1, None)]), &commit_of("one", day(1), WriteMode::Append)).await.unwrap();
+    write(&table, rows(&[(2, 24, 2, None)]), &commit_of("two", day(2), WriteMode::Append)).await.unwrap();
+    write(&table, rows(&[(3, 0, 3, None), (4, 0, 4, None)]), &commit_of("one-newer", day(1), WriteMode::Append)).await.unwrap();
+    assert_eq!(query(&table, "SELECT id FROM t").await, ["2", "3", "4"]);
+    // The older input again: it is not the latest of its interval any more, so it replaces in turn.
+    assert_eq!(table.find_commit("one").await.unwrap(), None);
+    write(&table, rows(&[(1, 0, 1, None)]), &commit_of("one", day(1), WriteMode::Append)).await.unwrap();
+    assert_eq!(query(&table, "SELECT id FROM t").await, ["1", "2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_that_was_rewritten_is_not_replaced_by_guess() {
+    let lake = lake().await;
+    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    write(&table, rows(&[(1, 0, 1, None), (2, 25, 1, None)]), &commit_of("one", day(1), WriteMode::Append)).await.unwrap();
+    write(&table, rows(&[(3, 26, 1, None)]), &commit_of("two", day(2), replace())).await.unwrap();
+    let refused = write(&table, rows(&[(9, 0, 1, None)]), &commit_of("one-newer", day(1), WriteMode::Append)).await;
+    assert!(matches!(refused, Err(TableError::AppendRewritten { expected: 2, found: 0, .. })), "{refused:?}");
+    assert_eq!(query(&table, "SELECT id FROM t").await, ["1", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_commits_are_found_again() {
+    let lake = lake().await;
+    for (name, mode) in [("a", WriteMode::Append), ("r", replace()), ("m", merge()), ("o", WriteMode::Overwrite)] {
+        let table = lake.tables.ensure(&definition(name)).await.unwrap();
+        let first = write(&table, rows(&[]), &commit_of("t", day(1), mode.clone())).await.unwrap();
+        assert_eq!((first.rows_written, first.files), (0, 0));
+        let again = write(&table, rows(&[]), &commit_of("t", day(1), mode)).await.unwrap();
+        assert!(again.already && again.snapshot == first.snapshot);
+        assert!(read(&table).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn staged_rows_are_invisible_and_a_repeated_stage_leaves_no_garbage() {
+    let lake = lake().await;
+    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let commit = commit_of("t", day(1), replace());
+    let one = table.stage(vec![one_stream(vec![rows(&[(1, 0, 1, None)])])], &commit).await.unwrap();
+    let two = table.stage(vec![one_stream(vec![rows(&[(1, 0, 1, None)])])], &commit).await.unwrap();
+    assert!(read(&table).await.is_empty());
+    assert_eq!(parquet_files(lake.directory.path()).len(), 2);
+    table.commit(one, &commit).await.unwrap();
+    assert!(table.commit(two, &commit).await.unwrap().already);
+    assert_eq!(parquet_files(lake.directory.path()).len(), 1);
+    assert_eq!(read(&table).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_writers_of_ten_commits_lose_and_double_nothing() {
+    let lake = lake().await;
+    lake.tables.ensure(&definition("t")).await.unwrap();
+    let mut writers = Vec::new();
+    for writer in 0..8_i64 {
+        let directory = lake.directory.path().to_owned();
+        writers.push(tokio::spawn(async move {
+            // Tables of its own, as a process has: only the catalog decides.
+            let table = open(&directory).await.ensure(&definition("t")).await.unwrap();
+            for number in 0..10_i64 {
+                let id = writer * 10 + number;
+                let commit = commit_of(&format!("token-{id}"), day(id + 1), WriteMode::Append);
+                write(&table, rows(&[(id, id * 24, 1, None)]), &commit).await.unwrap();
+            }
+        }));
+    }
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let mut expected: Vec<String> = (0..80).map(|id| id.to_string()).collect();
+    expected.sort();
+    assert_eq!(query(&table, "SELECT id FROM t").await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_token_from_many_attempts_at_once_is_one_commit() {
+    let lake = lake().await;
+    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let commit = Arc::new(commit_of("t", day(1), WriteMode::Append));
+    let mut attempts = Vec::new();
+    for _ in 0..6 {
+        let (directory, commit) = (lake.directory.path().to_owned(), commit.clone());
+        attempts.push(tokio::spawn(async move {
+            let table = open(&directory).await.ensure(&definition("t")).await.unwrap();
+            write(&table, rows(&[(1, 0, 1, None), (2, 0, 1, None)]), &commit).await.unwrap()
+        }));
+    }
+    let mut fresh = 0;
+    for attempt in attempts {
+        fresh += usize::from(!attempt.await.unwrap().already);
+    }
+    assert_eq!(fresh, 1);
+    assert_eq!(query(&table, "SELECT id FROM t").await, ["1", "2"]);
+}

@@ -1,0 +1,10 @@
+//! Tables, on disk and as other readers see them: one binary, so that the dependency tree is linked once.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test fails by panicking, and says what it skips")]
+
+mod commits;
+mod common;
+mod definitions;
+mod parquet;
+mod readers;
+mod rows;

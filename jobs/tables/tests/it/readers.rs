@@ -1,0 +1,152 @@
+//! PyIceberg and DuckDB read what this crate writes, on SQLite and a directory, or on the Postgres and S3 that the environment names.
+//!
+//! `LAKEHOUSE_READERS` is a Python with `pyiceberg[sql-sqlite,sql-postgres,pyarrow]`, `s3fs`, `duckdb` and its extensions. Without it the
+//! test says so and passes. `LAKEHOUSE_TEST_CATALOG` (a postgresql:// URI), and `LAKEHOUSE_TEST_S3` (an endpoint, with the keys in the usual
+//! AWS variables and a bucket `LAKEHOUSE_TEST_BUCKET`), add a second round there.
+
+use crate::common::*;
+use lakehouse_contract::TableRef;
+use lakehouse_storage::{Bucket, Credentials, Layer, S3Options, Storage};
+use lakehouse_tables::{CATALOG_NAME, Table, TableFormat, Tables, WriteMode};
+use sqlx::Row;
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::sync::Arc;
+
+fn python() -> Option<String> {
+    let found = std::env::var("LAKEHOUSE_READERS").ok();
+    if found.is_none() {
+        println!("SKIPPED: LAKEHOUSE_READERS names no Python with PyIceberg and DuckDB");
+    }
+    found
+}
+
+fn outside(python: &str, arguments: &[&str]) -> Vec<String> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/readers.py");
+    let output = Command::new(python).arg(script).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+async fn metadata_location(tables: &Tables, table: &TableRef) -> String {
+    let sql = "SELECT metadata_location FROM iceberg_tables WHERE catalog_name = $1 AND table_namespace = $2 AND table_name = $3";
+    let query = sqlx::query(sql).bind(CATALOG_NAME).bind(&table.namespace).bind(&table.name);
+    query.fetch_one(tables.db().pool()).await.unwrap().get(0)
+}
+
+/// A table after append, replace, merge and an added partition, in turn.
+async fn histories(tables: &Tables, suffix: &str) -> Vec<Arc<dyn Table>> {
+    let mut written = Vec::new();
+    for (name, partitions, modes) in [
+        ("appended", vec![], [WriteMode::Append, WriteMode::Append]),
+        ("replaced", vec!["day(at)", "region"], [replace(), replace()]),
+        ("mixed", vec!["bucket(3, id)"], [WriteMode::Overwrite, replace()]),
+        ("merged", vec![], [merge(), merge()]),
+    ] {
+        let mut definition = definition(&format!("{name}{suffix}"));
+        definition.partition_by = partitions.iter().map(|text| text.parse().unwrap()).collect();
+        definition.sort_by = vec!["id".to_owned()];
+        let table = tables.ensure(&definition).await.unwrap();
+        let price = 12_345_678_901_234_567_890_123_456_789_012_345_678_i128;
+        let first = rows(&[(1, 0, price, Some("eu/é %=&")), (2, 1, -price, None), (3, 2, 1, Some(""))]);
+        write(&table, first, &commit_of("1", day(1), modes[0].clone())).await.unwrap();
+        let second = rows(&[(1, 24, 7, Some("us")), (4, 25, 8, None)]);
+        write(&table, second, &commit_of("2", day(2), modes[1].clone())).await.unwrap();
+        if name != "merged" {
+            write(&table, rows(&[(9, 3, 9, Some("eu"))]), &commit_of("3", day(1), modes[1].clone())).await.unwrap();
+        }
+        written.push(table);
+    }
+    written
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_agree_on_a_laptop() {
+    let Some(python) = python() else { return };
+    let lake = lake().await;
+    let uri = format!("sqlite:///{}/catalog.db", lake.directory.path().display());
+    for table in histories(&lake.tables, "").await {
+        let expected = read(&table).await;
+        assert!(expected.len() >= 3, "{}", table.table());
+        assert_eq!(outside(&python, &["pyiceberg", &uri, &table.table().to_string()]), expected, "PyIceberg, {}", table.table());
+        let location = metadata_location(&lake.tables, table.table()).await;
+        assert_eq!(outside(&python, &["duckdb", &location]), expected, "DuckDB, {}", table.table());
+    }
+    let mut definition = definition("plain");
+    definition.format = TableFormat::Parquet;
+    definition.partition_by = vec!["region".parse().unwrap()];
+    let table = lake.tables.ensure(&definition).await.unwrap();
+    for token in ["1", "2"] {
+        write(&table, rows(&[(1, 0, 1, Some("eu/é %=&")), (2, 1, 2, None)]), &commit_of(token, day(1), replace())).await.unwrap();
+    }
+    let folder = lake.directory.path().join("silver/plain");
+    assert_eq!(outside(&python, &["duckdb-parquet", &folder.display().to_string()]), read(&table).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_agree_on_postgres_and_s3() {
+    let Some(python) = python() else { return };
+    let (Ok(catalog), Ok(endpoint)) = (std::env::var("LAKEHOUSE_TEST_CATALOG"), std::env::var("LAKEHOUSE_TEST_S3")) else {
+        println!("SKIPPED: LAKEHOUSE_TEST_CATALOG and LAKEHOUSE_TEST_S3 name no Postgres and no S3");
+        return;
+    };
+    let unique = uuid::Uuid::new_v4().simple().to_string();
+    let bucket = std::env::var("LAKEHOUSE_TEST_BUCKET").unwrap_or_else(|_| "lakehouse-test".to_owned());
+    let credentials = Credentials::from_env().unwrap();
+    let options = S3Options {
+        endpoint: Some(endpoint.clone()),
+        region: "us-east-1".to_owned(),
+        buckets: BTreeMap::from([(Layer::Silver, Bucket::parse(&format!("{bucket}/{unique}")).unwrap())]),
+        credentials: credentials.clone(),
+    };
+    let storage = Storage::s3(&options).unwrap();
+    storage.ensure_buckets().await.unwrap();
+    storage.ensure_buckets().await.unwrap();
+    storage.check().await.unwrap();
+    let wrong = S3Options { credentials: Credentials::new(&credentials.access_key_id, "wrong-secret"), ..options };
+    let text = Storage::s3(&wrong).unwrap().check().await.unwrap_err().to_string();
+    let key = &credentials.access_key_id;
+    assert_eq!(text, format!("object store {endpoint}: access denied for key id `{key}` (SignatureDoesNotMatch): check secret"));
+
+    let silver = storage.layer(Layer::Silver).unwrap().clone();
+    let puts = (0..8).map(|number| {
+        let silver = silver.clone();
+        tokio::spawn(async move { silver.put_if_absent("once", format!("{number}")).await.unwrap() })
+    });
+    let outcomes = futures::future::join_all(puts).await;
+    let created = outcomes.into_iter().filter(|outcome| matches!(outcome, Ok(lakehouse_storage::PutOutcome::Created))).count();
+    assert_eq!(created, 1, "conditional puts");
+
+    let tables = Tables::connect(storage, &catalog).await.unwrap();
+    let properties = serde_json::json!({
+        "s3.endpoint": endpoint, "s3.access-key-id": credentials.access_key_id,
+        "s3.secret-access-key": credentials.secret_access_key, "s3.region": "us-east-1",
+    });
+    let uri = catalog.replacen("postgresql://", "postgresql+psycopg2://", 1);
+    for table in histories(&tables, &format!("_{unique}")).await {
+        let name = table.table().to_string();
+        assert_eq!(outside(&python, &["pyiceberg", &uri, &name, &properties.to_string()]), read(&table).await, "{name}");
+    }
+    let definition = definition(&format!("raced_{unique}"));
+    let writers = (0..4_i64).map(|writer| {
+        let (tables, definition, catalog) = (tables.clone(), definition.clone(), catalog.clone());
+        tokio::spawn(async move {
+            let own = Tables::connect(tables.storage().clone(), &catalog).await.unwrap();
+            let table = own.ensure(&definition).await.unwrap();
+            for number in 0..3 {
+                let id = writer * 3 + number;
+                write(&table, rows(&[(id, id * 24, 1, None)]), &commit_of(&format!("t{id}"), day(id + 1), merge())).await.unwrap();
+            }
+        })
+    });
+    for writer in futures::future::join_all(writers).await {
+        writer.unwrap();
+    }
+    let table = tables.ensure(&definition).await.unwrap();
+    assert_eq!(query(&table, "SELECT count(*), count(distinct id) FROM t").await, ["12 | 12"]);
+    let sql = "DELETE FROM iceberg_tables WHERE catalog_name = $1 AND table_name LIKE $2";
+    sqlx::query(sql).bind(CATALOG_NAME).bind(format!("%{unique}")).execute(tables.db().pool()).await.unwrap();
+    for object in silver.list("").await.unwrap() {
+        silver.delete(&object.key).await.unwrap();
+    }
+}

@@ -1,0 +1,175 @@
+//! The Job of an attempt: one pod, one container, Pod Security "restricted", no token, secrets by reference only.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        batch::v1::{Job, JobSpec},
+        core::v1::{
+            Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference,
+            PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext, Volume,
+            VolumeMount,
+        },
+    },
+    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
+};
+use lakehouse_contract::{IngestSource, Stage, StageSpec, Work, env};
+
+use super::Attempt;
+
+/// User and group of the images.
+const NONROOT: i64 = 65_532;
+/// Seconds between SIGTERM and SIGKILL: time to write the termination message.
+const GRACE_SECONDS: i64 = 30;
+/// Name of the one container.
+const CONTAINER: &str = "stage";
+
+/// The Job of an attempt whose spec is `spec`. Without a TTL: it gets one when its outcome is recorded.
+pub fn job(attempt: &Attempt<'_>, spec: &StageSpec) -> Job {
+    let timeout = i64::try_from(attempt.settings.timeout.0.as_secs()).unwrap_or(i64::MAX).max(1);
+    Job {
+        metadata: attempt.metadata(),
+        spec: Some(JobSpec {
+            // Attempts are the operator's: it alone knows which failures another attempt can help.
+            backoff_limit: Some(0),
+            completions: Some(1),
+            parallelism: Some(1),
+            pod_replacement_policy: Some("Failed".to_owned()),
+            active_deadline_seconds: Some(timeout),
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta { labels: Some(attempt.labels()), ..ObjectMeta::default() }),
+                spec: Some(pod(attempt, spec)),
+            },
+            ..JobSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn pod(attempt: &Attempt<'_>, spec: &StageSpec) -> PodSpec {
+    let pull_secrets: Vec<_> = attempt.config.image_pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect();
+    PodSpec {
+        restart_policy: Some("Never".to_owned()),
+        service_account_name: Some(attempt.config.service_account.clone()),
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        image_pull_secrets: (!pull_secrets.is_empty()).then_some(pull_secrets),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(NONROOT),
+            run_as_group: Some(NONROOT),
+            fs_group: Some(NONROOT),
+            seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+            ..PodSecurityContext::default()
+        }),
+        containers: vec![container(attempt, spec)],
+        volumes: Some(vec![
+            Volume {
+                name: "spec".to_owned(),
+                config_map: Some(ConfigMapVolumeSource {
+                    name: attempt.name.to_owned(),
+                    items: Some(vec![KeyToPath { key: env::SPEC_FILE.to_owned(), path: env::SPEC_FILE.to_owned(), mode: None }]),
+                    ..ConfigMapVolumeSource::default()
+                }),
+                ..Volume::default()
+            },
+            Volume {
+                name: "tmp".to_owned(),
+                empty_dir: Some(EmptyDirVolumeSource { medium: None, size_limit: Some(scratch(attempt.stage)) }),
+                ..Volume::default()
+            },
+        ]),
+        ..PodSpec::default()
+    }
+}
+
+fn container(attempt: &Attempt<'_>, spec: &StageSpec) -> Container {
+    let mount = |name: &str, path: &str, read_only: bool| VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    };
+    Container {
+        name: CONTAINER.to_owned(),
+        image: Some(attempt.config.image(attempt.stage).to_owned()),
+        image_pull_policy: Some(attempt.config.image_pull_policy.clone()),
+        env: Some(environment(attempt, spec)),
+        resources: Some(resources(attempt)),
+        termination_message_path: Some(env::DEFAULT_TERMINATION_PATH.to_owned()),
+        termination_message_policy: Some("File".to_owned()),
+        security_context: Some(SecurityContext {
+            allow_privilege_escalation: Some(false),
+            read_only_root_filesystem: Some(true),
+            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            ..SecurityContext::default()
+        }),
+        volume_mounts: Some(vec![mount("spec", env::SPEC_MOUNT, true), mount("tmp", "/tmp", false)]),
+        ..Container::default()
+    }
+}
+
+fn environment(attempt: &Attempt<'_>, spec: &StageSpec) -> Vec<EnvVar> {
+    let plain = |name: &str, value: String| EnvVar { name: name.to_owned(), value: Some(value), value_from: None };
+    let secret = |name: &str, secret: &str, key: &str| EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            secret_key_ref: Some(SecretKeySelector { name: secret.to_owned(), key: key.to_owned(), optional: None }),
+            ..EnvVarSource::default()
+        }),
+    };
+    let store = &attempt.lakehouse.object_store.credentials_secret;
+    let mut all = vec![
+        plain(env::STAGE_SPEC, format!("{}/{}", env::SPEC_MOUNT, env::SPEC_FILE)),
+        secret(env::ACCESS_KEY_ID, store, "access-key-id"),
+        secret(env::SECRET_ACCESS_KEY, store, "secret-access-key"),
+    ];
+    match &spec.work {
+        // Ingest writes objects only: it gets the tokens of the connections it uses, and no catalog.
+        Work::Ingest { sources } => {
+            for connection in &attempt.lakehouse.connections {
+                let used = sources
+                    .iter()
+                    .any(|source| matches!(&source.source, IngestSource::Http { connection: c, .. } if c.name == connection.name));
+                if let (true, Some(token)) = (used, &connection.authorization_secret) {
+                    all.push(secret(&env::connection_token(&connection.name), &token.name, &token.key));
+                }
+            }
+        }
+        Work::Silver { .. } | Work::Gold { .. } => {
+            let uri = &attempt.lakehouse.catalog.sql.uri_secret;
+            all.push(secret(env::CATALOG_URI, &uri.name, &uri.key));
+        }
+    }
+    all
+}
+
+/// Room for what the engine spills and for uploads in parts.
+fn scratch(stage: Stage) -> Quantity {
+    Quantity(match stage {
+        Stage::Ingest => "1Gi".to_owned(),
+        Stage::Silver | Stage::Gold => "8Gi".to_owned(),
+    })
+}
+
+/// The pipeline's resources over the defaults, key by key.
+fn resources(attempt: &Attempt<'_>) -> ResourceRequirements {
+    let memory = match attempt.stage {
+        Stage::Ingest => "256Mi",
+        Stage::Silver | Stage::Gold => "1Gi",
+    };
+    let merged = |defaults: &[(&str, &str)], own: &BTreeMap<String, String>| {
+        let mut all: BTreeMap<String, Quantity> =
+            defaults.iter().map(|(key, value)| ((*key).to_owned(), Quantity((*value).to_owned()))).collect();
+        all.extend(own.iter().map(|(key, value)| (key.clone(), Quantity(value.clone()))));
+        Some(all)
+    };
+    let own = &attempt.settings.resources;
+    ResourceRequirements {
+        requests: merged(&[("cpu", "100m"), ("memory", "128Mi")], &own.requests),
+        limits: merged(&[("memory", memory)], &own.limits),
+        claims: None,
+    }
+}

@@ -1,0 +1,91 @@
+//! Flags and environment of the operator.
+
+use std::net::SocketAddr;
+
+use clap::Parser;
+use lakehouse_contract::Stage;
+
+/// Runs lakehouse pipelines as Jobs.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "lakehouse-operator", version, about)]
+pub struct Config {
+    /// Namespaces whose objects are reconciled; the operator needs its Role in each.
+    #[arg(long = "namespace", env = "LAKEHOUSE_NAMESPACES", value_delimiter = ',', required_unless_present = "probe")]
+    pub namespaces: Vec<String>,
+    /// Ask the operator at this host and port whether it is ready, for up to a minute, and exit.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub probe: Option<String>,
+    /// Address of the health endpoints `/healthz` and `/readyz`.
+    #[arg(long, env = "LAKEHOUSE_LISTEN", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    /// How many objects of one kind are reconciled at the same time.
+    #[arg(long, env = "LAKEHOUSE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub concurrency: u16,
+    /// What Jobs are made of.
+    #[command(flatten)]
+    pub jobs: JobConfig,
+}
+
+/// What Jobs are made of, where a pipeline has no say.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct JobConfig {
+    /// Image of the ingest stage.
+    #[arg(long, env = "LAKEHOUSE_INGEST_IMAGE", default_value = concat!("lakehouse/ingest:", env!("CARGO_PKG_VERSION")))]
+    pub ingest_image: String,
+    /// Image of the silver stage.
+    #[arg(long, env = "LAKEHOUSE_SILVER_IMAGE", default_value = concat!("lakehouse/silver:", env!("CARGO_PKG_VERSION")))]
+    pub silver_image: String,
+    /// Image of the gold stage.
+    #[arg(long, env = "LAKEHOUSE_GOLD_IMAGE", default_value = concat!("lakehouse/gold:", env!("CARGO_PKG_VERSION")))]
+    pub gold_image: String,
+    /// Pull policy of these images: Always, IfNotPresent or Never.
+    #[arg(long, env = "LAKEHOUSE_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
+    pub image_pull_policy: String,
+    /// Secrets with registry credentials, in each namespace.
+    #[arg(long = "image-pull-secret", env = "LAKEHOUSE_IMAGE_PULL_SECRETS", value_delimiter = ',')]
+    pub image_pull_secrets: Vec<String>,
+    /// ServiceAccount of all Jobs, in each namespace. It needs no rights.
+    #[arg(long = "job-service-account", env = "LAKEHOUSE_JOB_SERVICE_ACCOUNT", default_value = "lakehouse-jobs")]
+    pub service_account: String,
+}
+
+impl JobConfig {
+    /// The image that runs `stage`.
+    pub fn image(&self, stage: Stage) -> &str {
+        match stage {
+            Stage::Ingest => &self.ingest_image,
+            Stage::Silver => &self.silver_image,
+            Stage::Gold => &self.gold_image,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn flags_are_consistent_and_a_namespace_is_needed() {
+        Config::command().debug_assert();
+        assert!(Config::try_parse_from(["lakehouse-operator"]).is_err());
+        let config = Config::try_parse_from(["lakehouse-operator", "--namespace=a,b"]).expect("valid flags");
+        assert_eq!(config.namespaces, ["a", "b"]);
+        assert_eq!(config.jobs.image(Stage::Gold), "lakehouse/gold:0.1.0");
+    }
+
+    #[test]
+    fn the_chart_gives_flags_that_exist() {
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/lakehouse-operator/templates/");
+        let mut given = 0;
+        for file in ["operator.yaml", "tests/ready.yaml"] {
+            let text = std::fs::read_to_string(format!("{chart}{file}")).expect("a template of the chart");
+            for rest in text.split("--").skip(1).filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())) {
+                let flag = rest.split('=').next().unwrap_or_default();
+                assert!(Config::command().get_arguments().any(|a| a.get_long() == Some(flag)), "{file}: --{flag}");
+                given += 1;
+            }
+        }
+        assert!(given >= 8, "only {given} flags were found in the chart");
+    }
+}

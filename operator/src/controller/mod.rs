@@ -1,0 +1,197 @@
+//! Thin shells around [`crate::plan`] and [`crate::build`]: observe, decide, apply. One controller per kind and namespace.
+
+mod error;
+mod events;
+mod lakehouse;
+mod pipeline;
+mod run;
+
+use std::{
+    fmt::Debug,
+    hash::Hash,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::{DateTime, Utc};
+use futures::{Stream, StreamExt, future::ready};
+use k8s_openapi::api::batch::v1::Job;
+use kube::{Api, Client, Resource, ResourceExt};
+use kube_runtime::{
+    Controller, WatchStreamExt,
+    controller::{Action, Config as ControllerConfig},
+    reflector::{self, ObjectRef, Store},
+    watcher,
+};
+use lakehouse_api::{Lakehouse, LakehousePipeline, LakehouseRun};
+use serde::{Serialize, de::DeserializeOwned};
+
+pub use error::{Error, Result};
+
+use crate::{
+    Config, JobConfig, conditions, names,
+    runtime::{health::Health, shutdown::Shutdown},
+};
+use events::Events;
+use run::Claims;
+
+/// After an error: when the object is looked at again, if nothing triggers it before.
+const AFTER_ERROR: Duration = Duration::from_secs(10);
+
+/// When an object is looked at again that came before the caches were filled.
+const UNTIL_FILLED: Duration = Duration::from_millis(200);
+
+/// What the controllers of one namespace share.
+pub(crate) struct Context {
+    client: Client,
+    namespace: String,
+    jobs: JobConfig,
+    events: Events,
+    claims: Claims,
+    /// All runs of the namespace.
+    runs: Store<LakehouseRun>,
+    /// All Jobs of the namespace that the operator made.
+    own_jobs: Store<Job>,
+    /// Whether both caches hold what was there when the operator started.
+    filled: AtomicBool,
+}
+
+impl Context {
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Whether the caches may be asked; who may not comes back after [`UNTIL_FILLED`].
+    ///
+    /// Nobody waits for a cache inside a reconciliation: `Store::wait_until_ready` wakes only the last of several waiters, and the others
+    /// would keep their places in the controller for ever.
+    fn filled(&self) -> bool {
+        self.filled.load(Ordering::Acquire)
+    }
+
+    /// The runs of a pipeline, as the cache has them.
+    fn runs_of(&self, pipeline: &str) -> Vec<Arc<LakehouseRun>> {
+        self.runs.state_filter(|run: &LakehouseRun| run.spec.pipeline == pipeline)
+    }
+}
+
+/// The present, in the whole seconds that the API keeps.
+fn now() -> DateTime<Utc> {
+    conditions::whole_seconds(Utc::now())
+}
+
+/// Writes the status of `object`, which must be as new as it was observed: a conflict is an error of its own.
+async fn replace_status<K>(api: &Api<K>, object: &K) -> Result<K>
+where
+    K: Clone + Debug + DeserializeOwned + Serialize + Resource,
+{
+    let parameters = kube::api::PostParams { field_manager: Some(names::MANAGER.to_owned()), ..Default::default() };
+    let name = object.name_any();
+    api.replace_status(&name, &parameters, object).await.map_err(Error::api("write the status of", &name))
+}
+
+/// Runs the controllers of one namespace until `shutdown`.
+pub async fn run(client: Client, namespace: String, config: &Config, shutdown: Shutdown, health: Arc<Health>) {
+    let (runs, runs_writer) = reflector::store();
+    let (own_jobs, jobs_writer) = reflector::store();
+    let (claims, freed) = Claims::new();
+    let context = Arc::new(Context {
+        events: Events::new(client.clone()),
+        jobs: config.jobs.clone(),
+        claims,
+        runs,
+        own_jobs,
+        filled: AtomicBool::new(false),
+        client,
+        namespace,
+    });
+    let every = watcher::Config::default();
+    let made_here = every.clone().labels(&format!("{}={}", names::MANAGED_BY, names::MANAGER));
+    let settings = ControllerConfig::default().concurrency(config.concurrency);
+
+    // The caches are written before the triggers come out, so that what triggers is what is then seen.
+    let changed_runs = touched(reflector::reflector(runs_writer, watcher(context.api::<LakehouseRun>(), every.clone())));
+    let changed_jobs = touched(reflector::reflector(jobs_writer, watcher(context.api::<Job>(), made_here)));
+
+    let lakehouses = Controller::new(context.api::<Lakehouse>(), every.clone())
+        .with_config(settings.clone())
+        .graceful_shutdown_on(shutdown.clone().wanted())
+        .run(lakehouse::reconcile, error::policy, Arc::clone(&context));
+
+    let pipelines = Controller::new(context.api::<LakehousePipeline>(), every.clone());
+    let known = pipelines.store();
+    let of_run = changed_runs.map(|run| ObjectRef::new(&run.spec.pipeline).within(run.metadata.namespace.as_deref().unwrap_or_default()));
+    let pipelines = pipelines
+        .watches(context.api::<Lakehouse>(), every.clone(), move |lakehouse: Lakehouse| {
+            let name = lakehouse.name_any();
+            let users = known.state_filter(|pipeline: &LakehousePipeline| pipeline.spec.lakehouse == name);
+            users.iter().map(|pipeline| ObjectRef::from_obj(pipeline.as_ref())).collect::<Vec<_>>()
+        })
+        .reconcile_on(of_run)
+        .with_config(settings.clone())
+        .graceful_shutdown_on(shutdown.clone().wanted())
+        .run(pipeline::reconcile, error::policy, Arc::clone(&context));
+
+    let of_job = changed_jobs.filter_map(|job| {
+        let name = job.metadata.labels.as_ref().and_then(|labels| labels.get(names::RUN));
+        ready(name.map(|name| ObjectRef::new(name).within(job.metadata.namespace.as_deref().unwrap_or_default())))
+    });
+    let runs = Controller::new(context.api::<LakehouseRun>(), every)
+        .reconcile_on(of_job)
+        .reconcile_on(freed)
+        .with_config(settings)
+        .graceful_shutdown_on(shutdown.clone().wanted())
+        .run(run::reconcile, error::policy, Arc::clone(&context));
+
+    let filled = async {
+        // A writer that is gone means that the controllers ended.
+        if context.runs.wait_until_ready().await.is_ok() && context.own_jobs.wait_until_ready().await.is_ok() {
+            context.filled.store(true, Ordering::Release);
+            health.namespace_ready();
+            tracing::info!(namespace = context.namespace, "caches are filled");
+        }
+    };
+    tokio::join!(drain("Lakehouse", lakehouses), drain("LakehousePipeline", pipelines), drain("LakehouseRun", runs), filled);
+}
+
+/// Objects that appeared, changed or went, with backoff where the watch fails.
+fn touched<K, S>(stream: S) -> impl Stream<Item = K> + Send + 'static
+where
+    K: Clone + Send + 'static,
+    S: Stream<Item = watcher::Result<watcher::Event<K>>> + Send + 'static,
+{
+    stream.default_backoff().touched_objects().filter_map(|item| {
+        ready(match item {
+            Ok(object) => Some(object),
+            Err(error) => {
+                tracing::warn!(%error, "watch");
+                None
+            }
+        })
+    })
+}
+
+/// Runs a controller to its end, logging what fails.
+async fn drain<K>(
+    kind: &'static str,
+    results: impl Stream<Item = std::result::Result<(ObjectRef<K>, Action), kube_runtime::controller::Error<Error, watcher::Error>>>,
+) where
+    K: Resource,
+    K::DynamicType: Debug + Eq + Hash,
+{
+    results
+        .for_each(|result| {
+            if let Err(error) = result {
+                error::log(kind, &error);
+            }
+            ready(())
+        })
+        .await;
+}

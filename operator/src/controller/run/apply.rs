@@ -1,0 +1,104 @@
+//! Steps that touch Jobs: make, delete, let expire.
+
+use std::fmt::Debug;
+
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{batch::v1::Job, core::v1::ConfigMap},
+};
+use kube::{
+    Api, Resource, ResourceExt,
+    api::{DeleteParams, Patch, PatchParams, PostParams},
+};
+use lakehouse_api::LakehouseRun;
+use lakehouse_contract::Stage;
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::json;
+
+use super::{
+    super::{Context, Error, Result},
+    observe::Scene,
+};
+use crate::{
+    build::{self, Attempt},
+    names,
+    plan::run::Obstacle,
+};
+
+/// Makes the ConfigMap and the Job of an attempt, or adopts those that an earlier try made.
+pub(crate) async fn create(
+    context: &Context,
+    run: &LakehouseRun,
+    scene: &Scene,
+    stage: Stage,
+    attempt: i32,
+    name: &str,
+) -> Result<Option<Obstacle>> {
+    let found = scene.plan.as_ref().and_then(|plan| Some((plan, plan.specs.iter().find(|spec| spec.stage() == stage)?)));
+    let Some((plan, spec)) = found else {
+        return Ok(Some(Obstacle::Invalid(format!("the definition has no {stage} stage"))));
+    };
+    let spec = spec.clone().with_attempt(attempt.unsigned_abs());
+    let uid = run.uid().unwrap_or_default();
+    let of = Attempt {
+        run: &run.name_any(),
+        namespace: &context.namespace,
+        uid: &uid,
+        pipeline: &run.spec.pipeline,
+        stage,
+        attempt,
+        name,
+        settings: &plan.jobs.effective(stage),
+        lakehouse: &plan.lakehouse.spec,
+        config: &context.jobs,
+    };
+    if let Some(obstacle) = ensure(&context.api::<ConfigMap>(), &build::config_map(&of, &spec), &uid, "create ConfigMap").await? {
+        return Ok(Some(obstacle));
+    }
+    ensure(&context.api::<Job>(), &build::job(&of, &spec), &uid, "create Job").await
+}
+
+/// Creates `object`, once: one that is there is adopted if it belongs to the run, and left as it is.
+async fn ensure<K>(api: &Api<K>, object: &K, uid: &str, operation: &'static str) -> Result<Option<Obstacle>>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
+{
+    let name = object.name_any();
+    let parameters = PostParams { field_manager: Some(names::MANAGER.to_owned()), ..PostParams::default() };
+    let Err(error) = api.create(&parameters, object).await.map_err(Error::api(operation, &name)) else { return Ok(None) };
+    if error.is_already_exists() {
+        let there = api.get_metadata_opt(&name).await.map_err(Error::api("read", &name))?;
+        return Ok(match there {
+            Some(there) if !build::is_owned_by(&there.metadata, uid) => {
+                Some(Obstacle::NameTaken(format!("{} {name} exists and belongs to something else", K::kind(&()))))
+            }
+            _ => None,
+        });
+    }
+    match error.status() {
+        Some(status) if matches!(status.code, 400 | 413 | 422) => Ok(Some(Obstacle::Invalid(status.message.clone()))),
+        Some(status) if status.is_forbidden() => Ok(Some(Obstacle::Refused(status.message.clone()))),
+        _ => Err(error),
+    }
+}
+
+/// Deletes a Job; it goes after its pods.
+pub(crate) async fn delete(context: &Context, job: &str) -> Result<()> {
+    let deleted = context.api::<Job>().delete(job, &DeleteParams::foreground()).await.map_err(Error::api("delete Job", job));
+    absent_is_fine(deleted.map(drop))
+}
+
+/// Lets an ended Job go after a time.
+pub(crate) async fn expire(context: &Context, job: &str, seconds: i32) -> Result<()> {
+    let patch = json!({"spec": {"ttlSecondsAfterFinished": seconds}});
+    let parameters = PatchParams { field_manager: Some(names::MANAGER.to_owned()), ..PatchParams::default() };
+    let patched = context.api::<Job>().patch(job, &parameters, &Patch::Merge(&patch)).await;
+    absent_is_fine(patched.map(drop).map_err(Error::api("patch Job", job)))
+}
+
+fn absent_is_fine(result: Result<()>) -> Result<()> {
+    match result {
+        Err(error) if error.is_not_found() => Ok(()),
+        other => other,
+    }
+}

@@ -1,0 +1,82 @@
+//! `LakehouseRun`: one Job per (stage, attempt), outcomes into the status, one step at a time.
+
+mod apply;
+mod claims;
+mod observe;
+
+use std::{sync::Arc, time::Duration};
+
+use kube::ResourceExt;
+use kube_runtime::controller::Action;
+use lakehouse_api::LakehouseRun;
+
+pub(crate) use claims::Claims;
+
+use super::{Context, Error, Result, UNTIL_FILLED, now, replace_status};
+use crate::plan::{
+    run::{Obstacle, Step, decide},
+    status::finished,
+};
+
+/// Steps of one reconciliation; a run needs fewer than this per stage, so reaching it means that something changes all the time.
+const MAX_STEPS: usize = 16;
+/// Pause after that.
+const BREATHER: Duration = Duration::from_secs(5);
+
+pub(crate) async fn reconcile(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Action> {
+    if cached.metadata.deletion_timestamp.is_some() {
+        context.claims.finish(&cached, &context);
+        return Ok(Action::await_change());
+    }
+    if !context.filled() {
+        return Ok(Action::requeue(UNTIL_FILLED));
+    }
+    // The many runs of the past cost no request.
+    if cached.status.as_ref().is_some_and(finished) && !observe::has_lasting_jobs(&context, &cached) {
+        context.claims.forget(&cached, &context);
+        return Ok(Action::await_change());
+    }
+    let api = context.api::<LakehouseRun>();
+    let name = cached.name_any();
+    let mut obstacle: Option<Obstacle> = None;
+    for _ in 0..MAX_STEPS {
+        // What is decided on is never older than the last write, whoever made it.
+        let found = api.get_opt(&name).await.map_err(Error::api("read LakehouseRun", &name))?;
+        let Some(run) = found.filter(|run| run.metadata.uid == cached.metadata.uid && run.metadata.deletion_timestamp.is_none()) else {
+            return Ok(Action::await_change());
+        };
+        let scene = observe::observe(&context, &run, obstacle.take()).await?;
+        let step = decide(&run, &scene.observed, now());
+        tracing::debug!(run = name, ?step, "next step");
+        match step {
+            Step::Record { status, notes } => {
+                let ends = finished(&status);
+                let changed = LakehouseRun { status: Some(*status), ..run };
+                match replace_status(&api, &changed).await {
+                    Ok(written) => {
+                        if ends {
+                            context.claims.finish(&written, &context);
+                        }
+                        context.events.publish(&written, &notes).await;
+                    }
+                    // Somebody changed the run meanwhile: look again.
+                    Err(error) if error.is_conflict() => {}
+                    Err(error) if error.is_not_found() => return Ok(Action::await_change()),
+                    Err(error) => return Err(error),
+                }
+            }
+            Step::KeepDefinition => match &scene.pipeline {
+                Some(pipeline) => super::pipeline::keep_revision(&context, pipeline).await?,
+                None => return Ok(Action::requeue(BREATHER)),
+            },
+            Step::Create { stage, attempt, job } => {
+                obstacle = apply::create(&context, &run, &scene, stage, attempt, &job).await?;
+            }
+            Step::Delete { job } => apply::delete(&context, &job).await?,
+            Step::Expire { job, seconds } => apply::expire(&context, &job, seconds).await?,
+            Step::Wait(wait) => return Ok(Action::requeue(wait)),
+            Step::Done => return Ok(Action::await_change()),
+        }
+    }
+    Ok(Action::requeue(BREATHER))
+}

@@ -1,0 +1,268 @@
+//! What is known of a run: its definition, its Jobs, their pods.
+
+use k8s_openapi::api::{
+    apps::v1::ControllerRevision,
+    batch::v1::Job,
+    core::v1::{ContainerStatus, Pod},
+};
+use kube::{ResourceExt, api::ListParams};
+use lakehouse_api::{
+    Lakehouse, LakehousePipeline, LakehousePipelineSpec, LakehouseRun,
+    pipeline::JobSettings,
+    run::{RunState, StageState},
+};
+use lakehouse_contract::{
+    RunId, StageSpec, StoreLocation, resolve,
+    resolve::{Request, ResolveError},
+};
+
+use super::super::{Context, Error, Result};
+use crate::{
+    build,
+    conditions::instant,
+    names,
+    plan::{
+        admission::Admission,
+        outcome::{ContainerExit, JobEnd, JobView, PodView},
+        run::{Definition, Observed, Obstacle},
+        status::finished,
+    },
+};
+
+/// The world around a run, with what the application of a step needs.
+pub(crate) struct Scene {
+    pub(crate) observed: Observed,
+    /// The pipeline as it is now; read only for a run that has not started.
+    pub(crate) pipeline: Option<LakehousePipeline>,
+    /// Lakehouse, settings and stage specs of the definition, where it can be executed.
+    pub(crate) plan: Option<Plan>,
+}
+
+/// A definition that can be executed.
+pub(crate) struct Plan {
+    pub(crate) lakehouse: Lakehouse,
+    pub(crate) jobs: JobSettings,
+    pub(crate) specs: Vec<StageSpec>,
+}
+
+/// Whether a finished run has a Job that would stay for ever, as the cache has it.
+pub(crate) fn has_lasting_jobs(context: &Context, run: &LakehouseRun) -> bool {
+    let uid = run.uid().unwrap_or_default();
+    let lasting = |job: &Job| {
+        build::is_owned_by(&job.metadata, &uid)
+            && job.metadata.deletion_timestamp.is_none()
+            && job.spec.as_ref().is_none_or(|spec| spec.ttl_seconds_after_finished.is_none())
+    };
+    !context.own_jobs.state_filter(lasting).is_empty()
+}
+
+pub(crate) async fn observe(context: &Context, run: &LakehouseRun, obstacle: Option<Obstacle>) -> Result<Scene> {
+    let jobs = jobs(context, run).await?;
+    let status = run.status.clone().unwrap_or_default();
+    let Found { definition, pipeline, plan, limit } = definition(context, run).await?;
+    let begins = status.definition.is_none() && !finished(&status) && run.spec.state == RunState::Active;
+    let admission = if begins && matches!(definition, Definition::Known { .. }) {
+        context.claims.start(run, context, limit)
+    } else {
+        Admission::Granted
+    };
+    Ok(Scene { observed: Observed { definition, admission, jobs, obstacle }, pipeline, plan })
+}
+
+struct Found {
+    definition: Definition,
+    pipeline: Option<LakehousePipeline>,
+    plan: Option<Plan>,
+    limit: usize,
+}
+
+impl Found {
+    fn of(definition: Definition) -> Self {
+        Self { definition, pipeline: None, plan: None, limit: 1 }
+    }
+
+    fn refused(reason: &'static str, message: String) -> Self {
+        Self::of(Definition::Refused { reason, message })
+    }
+}
+
+/// The definition that the run executes: the one it started with or is pinned to, else the pipeline's present one.
+async fn definition(context: &Context, run: &LakehouseRun) -> Result<Found> {
+    let started = run.status.as_ref().and_then(|status| status.definition.clone());
+    let mut pipeline = None;
+    let (name, kept, spec) = match started {
+        Some(name) => match kept_revision(context, &name).await? {
+            Some(spec) => (name, true, spec),
+            None => return Ok(gone(&name)),
+        },
+        None => {
+            let wanted = &run.spec.pipeline;
+            let found = context.api::<LakehousePipeline>().get_opt(wanted).await;
+            let Some(present) = found.map_err(Error::api("read LakehousePipeline", wanted))? else {
+                let message = format!("spec.pipeline: there is no LakehousePipeline `{wanted}` in this namespace");
+                return Ok(Found::of(Definition::Missing { reason: "PipelineNotFound", message }));
+            };
+            let current = names::revision(wanted, &build::digest(&present.spec));
+            let name = run.labels().get(names::DEFINITION).cloned().unwrap_or_else(|| current.clone());
+            let kept = kept_revision(context, &name).await?;
+            let spec = match (&kept, name == current) {
+                (Some(spec), _) => spec.clone(),
+                (None, true) => Ok(present.spec.clone()),
+                (None, false) => return Ok(gone(&name)),
+            };
+            pipeline = Some(present);
+            (name, kept.is_some(), spec)
+        }
+    };
+    let spec = match spec {
+        Ok(spec) => spec,
+        Err(message) => return Ok(Found::refused("InvalidDefinition", message)),
+    };
+    let found = context.api::<Lakehouse>().get_opt(&spec.lakehouse).await;
+    let Some(lakehouse) = found.map_err(Error::api("read Lakehouse", &spec.lakehouse))? else {
+        let message = format!("there is no Lakehouse `{}` in this namespace", spec.lakehouse);
+        return Ok(Found::of(Definition::Missing { reason: "LakehouseNotFound", message }));
+    };
+    let request = match request(context, run, &lakehouse).await? {
+        Ok(request) => request,
+        Err(message) => return Ok(Found::refused("InvalidRun", message)),
+    };
+    let specs = match resolve(&spec, &lakehouse.spec, &request) {
+        Ok(specs) => specs,
+        Err(error) => return Ok(Found::refused(reason(&error), error.to_string())),
+    };
+    let jobs = spec.jobs.clone().unwrap_or_default();
+    Ok(Found {
+        definition: Definition::Known {
+            revision: name,
+            kept,
+            stages: specs.iter().map(StageSpec::stage).collect(),
+            jobs: Box::new(jobs.clone()),
+        },
+        pipeline,
+        limit: usize::try_from(spec.max_concurrent_runs).unwrap_or(1),
+        plan: Some(Plan { lakehouse, jobs, specs }),
+    })
+}
+
+fn gone(name: &str) -> Found {
+    Found::refused("DefinitionNotFound", format!("ControllerRevision {name}, which holds this run's definition, is gone: make a new run"))
+}
+
+async fn kept_revision(context: &Context, name: &str) -> Result<Option<Result<LakehousePipelineSpec, String>>> {
+    let found = context.api::<ControllerRevision>().get_opt(name).await;
+    let found = found.map_err(Error::api("read ControllerRevision", name))?;
+    Ok(found.as_ref().map(build::definition_of))
+}
+
+/// What the run asks for; the inner error is for its author.
+async fn request(context: &Context, run: &LakehouseRun, lakehouse: &Lakehouse) -> Result<Result<Request, String>> {
+    let inputs_from = match &run.spec.inputs_from {
+        None => None,
+        Some(name) => {
+            let other = context.api::<LakehouseRun>().get_opt(name).await.map_err(Error::api("read LakehouseRun", name))?;
+            match other {
+                None => return Ok(Err(format!("spec.inputsFrom: there is no LakehouseRun `{name}` in this namespace"))),
+                Some(other) if other.spec.pipeline != run.spec.pipeline || other.spec.interval != run.spec.interval => {
+                    return Ok(Err(format!("spec.inputsFrom: LakehouseRun `{name}` is of another pipeline or interval")));
+                }
+                Some(other) => Some(RunId::new(name, &other.uid().unwrap_or_default())),
+            }
+        }
+    };
+    let spec = &lakehouse.spec;
+    Ok(Ok(Request {
+        pipeline: run.spec.pipeline.clone(),
+        namespace: context.namespace.clone(),
+        run_name: run.name_any(),
+        run_uid: run.uid().unwrap_or_default(),
+        created_at: run.metadata.creation_timestamp.as_ref().map(instant).unwrap_or_default(),
+        interval: (&run.spec.interval).into(),
+        stages: run.spec.stages.clone().unwrap_or_default(),
+        inputs_from,
+        parameters: run.spec.parameters.clone(),
+        store: StoreLocation::S3 {
+            endpoint: spec.object_store.endpoint.clone(),
+            region: spec.object_store.region.clone(),
+            bronze: spec.buckets.bronze.clone(),
+            silver: spec.buckets.silver.clone(),
+            gold: spec.buckets.gold.clone(),
+            landing: spec.buckets.landing.clone(),
+        },
+    }))
+}
+
+/// Whether the run or the definition is at fault.
+fn reason(error: &ResolveError) -> &'static str {
+    match error {
+        ResolveError::Interval(_) | ResolveError::UnknownParameter(_) | ResolveError::NoSuchStage(_) => "InvalidRun",
+        _ => "InvalidDefinition",
+    }
+}
+
+/// The Jobs that the run owns; the one of the current attempt with its pod.
+async fn jobs(context: &Context, run: &LakehouseRun) -> Result<Vec<JobView>> {
+    let uid = run.uid().unwrap_or_default();
+    let selector = format!("{}={uid}", names::RUN_UID);
+    let listed = context.api::<Job>().list(&ListParams::default().labels(&selector)).await;
+    let listed = listed.map_err(Error::api("list Jobs of LakehouseRun", &run.name_any()))?;
+    let running = run
+        .status
+        .as_ref()
+        .and_then(|status| status.stages.iter().find(|stage| stage.state == StageState::Running).and_then(|stage| stage.job.clone()));
+    let mut views = Vec::new();
+    for job in listed.iter().filter(|job| build::is_owned_by(&job.metadata, &uid)) {
+        let mut view = job_view(job);
+        if running.as_deref() == Some(view.name.as_str()) {
+            view.pod = newest_pod(context, &view.name).await?;
+        }
+        views.push(view);
+    }
+    Ok(views)
+}
+
+fn job_view(job: &Job) -> JobView {
+    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let end = conditions.into_iter().flatten().filter(|c| c.status == "True").find_map(|c| match c.type_.as_str() {
+        "Complete" => Some(JobEnd::Complete),
+        "Failed" => Some(JobEnd::Failed(c.reason.clone().unwrap_or_default())),
+        _ => None,
+    });
+    JobView {
+        name: job.name_any(),
+        created: job.metadata.creation_timestamp.as_ref().map(instant).unwrap_or_default(),
+        deleting: job.metadata.deletion_timestamp.is_some(),
+        expires: job.spec.as_ref().is_some_and(|spec| spec.ttl_seconds_after_finished.is_some()),
+        end,
+        pod: None,
+    }
+}
+
+async fn newest_pod(context: &Context, job: &str) -> Result<Option<PodView>> {
+    let selector = format!("batch.kubernetes.io/job-name={job}");
+    let pods = context.api::<Pod>().list(&ListParams::default().labels(&selector)).await;
+    let pods = pods.map_err(Error::api("list pods of Job", job))?;
+    let newest = pods.iter().max_by_key(|pod| {
+        let ended = container(pod).is_some_and(|c| c.state.as_ref().is_some_and(|s| s.terminated.is_some()));
+        (ended, pod.metadata.creation_timestamp.as_ref().map(instant))
+    });
+    Ok(newest.map(pod_view))
+}
+
+fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    pod.status.as_ref()?.container_statuses.as_ref()?.first()
+}
+
+fn pod_view(pod: &Pod) -> PodView {
+    let status = pod.status.clone().unwrap_or_default();
+    let state = container(pod).and_then(|container| container.state.clone()).unwrap_or_default();
+    let exit = state.terminated.map(|end| ContainerExit { code: end.exit_code, reason: end.reason, message: end.message });
+    // Reasons that pass by themselves within moments are no news.
+    let stuck = state.waiting.and_then(|waiting| {
+        let reason = waiting.reason.filter(|r| r != "ContainerCreating" && r != "PodInitializing")?;
+        Some((reason, waiting.message.unwrap_or_default()))
+    });
+    let unscheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
+    let unscheduled = unscheduled.map(|c| (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default()));
+    PodView { reason: status.reason, waiting: if exit.is_some() { None } else { stuck.or(unscheduled) }, exit }
+}

@@ -1,0 +1,192 @@
+//! What a pipeline's definition asks for: a run per change, the pipeline's status, and which old revisions may go.
+
+use std::collections::BTreeSet;
+
+use chrono::{DateTime, Utc};
+use lakehouse_api::{
+    LakehousePipeline, LakehouseRun,
+    pipeline::{LakehousePipelineStatus, LastRun, OnApplyInterval},
+};
+use lakehouse_contract::Interval;
+
+use super::status::{finished, phase, succeeded};
+use crate::conditions::{self, Verdict, instant};
+
+/// Type of a pipeline's one condition.
+pub const READY: &str = "Ready";
+/// Revisions that no run refers to, kept beside the current one.
+const KEPT_REVISIONS: usize = 10;
+
+/// What was found out about a definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// It can be executed; name of its ControllerRevision.
+    Valid(String),
+    /// Its Lakehouse does not exist.
+    LakehouseNotFound(String),
+    /// It cannot be executed; the message names the field.
+    Invalid(String),
+    /// The run that it asks for cannot be made.
+    RunRefused(String),
+}
+
+/// Whether the definition that is now in `pipeline` was acted on before.
+pub fn handled(pipeline: &LakehousePipeline, revision: &str) -> bool {
+    let Some(status) = &pipeline.status else { return false };
+    let ready = conditions::find(&status.conditions, READY).is_some_and(|c| c.status == "True");
+    let same_generation = status.observed_generation.is_some() && status.observed_generation == pipeline.metadata.generation;
+    // The generation counts too: a new release of the operator may give the same definition another name.
+    status.definition.as_deref() == Some(revision) || (ready && same_generation)
+}
+
+/// The interval of the run that applying this definition makes; nothing without `trigger.onApply`.
+pub fn run_interval(pipeline: &LakehousePipeline, now: DateTime<Utc>) -> Option<Interval> {
+    let grain = pipeline.spec.interval;
+    let on_apply = pipeline.spec.trigger.as_ref()?.on_apply.as_ref()?;
+    Some(match (on_apply.start, on_apply.interval.unwrap_or_default()) {
+        (Some(start), _) => Interval::containing(grain, start),
+        (None, OnApplyInterval::LastComplete) => Interval::last_complete(grain, now),
+        (None, OnApplyInterval::Current) => Interval::containing(grain, now),
+    })
+}
+
+/// The status of `pipeline`, whose runs are `runs`.
+pub fn status<'a>(
+    pipeline: &LakehousePipeline,
+    finding: &Finding,
+    runs: impl Iterator<Item = &'a LakehouseRun> + Clone,
+    now: DateTime<Utc>,
+) -> LakehousePipelineStatus {
+    let mut status = pipeline.status.clone().unwrap_or_default();
+    let verdict = match finding {
+        Finding::Valid(revision) => {
+            status.definition = Some(revision.clone());
+            Verdict::new("True", "Valid", "the definition is valid and its Lakehouse exists")
+        }
+        Finding::LakehouseNotFound(name) => {
+            Verdict::new("False", "LakehouseNotFound", format!("spec.lakehouse: there is no Lakehouse `{name}` in this namespace"))
+        }
+        Finding::Invalid(message) => Verdict::new("False", "InvalidDefinition", message.clone()),
+        Finding::RunRefused(message) => Verdict::new("False", "RunRefused", message.clone()),
+    };
+    let generation = pipeline.metadata.generation;
+    conditions::set(&mut status.conditions, READY, verdict, generation, now);
+    status.observed_generation = generation;
+    let state = |run: &LakehouseRun| run.status.clone().unwrap_or_default();
+    status.active_runs = i32::try_from(runs.clone().filter(|run| !finished(&state(run))).count()).unwrap_or(i32::MAX);
+    let newest = runs.clone().max_by_key(|run| (run.metadata.creation_timestamp.as_ref().map(instant), run.metadata.name.clone()));
+    status.last_run = newest.map(|run| {
+        let state = state(run);
+        LastRun {
+            name: run.metadata.name.clone().unwrap_or_default(),
+            interval: run.spec.interval.clone(),
+            phase: phase(&state).to_owned(),
+            rows_written: state.rows_written,
+        }
+    });
+    let done = runs.filter(|run| succeeded(&state(run))).map(|run| run.spec.interval.start).max();
+    status.last_succeeded_interval = status.last_succeeded_interval.max(done);
+    status
+}
+
+/// Of the revisions (name, number) of a pipeline, those that may be deleted: beyond the newest ten that neither a run
+/// nor the pipeline refers to.
+pub fn prunable(mut revisions: Vec<(String, i64)>, current: &str, referred: &BTreeSet<String>) -> Vec<String> {
+    revisions.retain(|(name, _)| name != current && !referred.contains(name));
+    revisions.sort_by(|a, b| (b.1, &b.0).cmp(&(a.1, &a.0)));
+    revisions.into_iter().skip(KEPT_REVISIONS).map(|(name, _)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn at(text: &str) -> DateTime<Utc> {
+        DateTime::parse_from_rfc3339(text).unwrap().to_utc()
+    }
+
+    fn pipeline(trigger: serde_json::Value) -> LakehousePipeline {
+        serde_json::from_value(json!({
+            "apiVersion": "lakehouse.rs/v1alpha1",
+            "kind": "LakehousePipeline",
+            "metadata": {"name": "p", "namespace": "ns", "generation": 3},
+            "spec": {"lakehouse": "main", "trigger": trigger, "ingest": [{"name": "s", "pulse": {}}]}
+        }))
+        .unwrap()
+    }
+
+    fn run(name: &str, created: &str, day: u32, phase: Option<(&str, &str)>) -> LakehouseRun {
+        let conditions: Vec<_> = phase
+            .map(|(status, reason)| json!({"type": "Succeeded", "status": status, "reason": reason, "message": "", "lastTransitionTime": created}))
+            .into_iter()
+            .collect();
+        serde_json::from_value(json!({
+            "apiVersion": "lakehouse.rs/v1alpha1",
+            "kind": "LakehouseRun",
+            "metadata": {"name": name, "creationTimestamp": created},
+            "spec": {"pipeline": "p", "interval": {"start": format!("2024-01-{day:02}T00:00:00Z"), "end": format!("2024-01-{:02}T00:00:00Z", day + 1)}},
+            "status": {"conditions": conditions, "rowsWritten": 7}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_trigger_names_an_interval() {
+        let now = at("2024-03-05T10:00:00Z");
+        let start = |trigger| run_interval(&pipeline(trigger), now).map(|i| i.start);
+        assert_eq!(start(json!({"onApply": {}})), Some(at("2024-03-04T00:00:00Z")));
+        assert_eq!(start(json!({"onApply": {"interval": "current"}})), Some(at("2024-03-05T00:00:00Z")));
+        assert_eq!(start(json!({"onApply": {"start": "2024-01-02T12:00:00Z"}})), Some(at("2024-01-02T00:00:00Z")));
+        assert_eq!(start(json!({"external": {}})), None);
+        assert_eq!(start(serde_json::Value::Null), None);
+    }
+
+    #[test]
+    fn a_definition_is_handled_once() {
+        let now = at("2024-03-05T10:00:00Z");
+        let mut it = pipeline(json!({"onApply": {}}));
+        assert!(!handled(&it, "p-1"));
+        it.status = Some(status(&it, &Finding::LakehouseNotFound("main".into()), [].iter(), now));
+        assert!(!handled(&it, "p-1"), "it waits for its Lakehouse");
+        it.status = Some(status(&it, &Finding::Valid("p-1".into()), [].iter(), now));
+        assert!(handled(&it, "p-1"));
+        assert!(handled(&it, "p-renamed-by-a-release"));
+        it.metadata.generation = Some(4);
+        assert!(!handled(&it, "p-2"));
+        // The Lakehouse goes and comes back: the same definition makes no second run.
+        it.metadata.generation = Some(3);
+        it.status = Some(status(&it, &Finding::LakehouseNotFound("main".into()), [].iter(), now));
+        assert!(handled(&it, "p-1"));
+    }
+
+    #[test]
+    fn the_status_sums_up_the_runs() {
+        let now = at("2024-03-05T10:00:00Z");
+        let runs = [
+            run("a", "2024-03-01T00:00:00Z", 3, Some(("True", "Completed"))),
+            run("b", "2024-03-02T00:00:00Z", 1, Some(("True", "Completed"))),
+            run("c", "2024-03-03T00:00:00Z", 5, Some(("Unknown", "Running"))),
+            run("d", "2024-03-03T00:00:00Z", 6, None),
+        ];
+        let mut it = pipeline(json!({"onApply": {}}));
+        let found = status(&it, &Finding::Valid("p-1".into()), runs.iter(), now);
+        assert_eq!(found.active_runs, 2);
+        assert_eq!(found.last_run.as_ref().map(|r| (r.name.as_str(), r.phase.as_str())), Some(("d", "Pending")));
+        assert_eq!(found.last_succeeded_interval, Some(at("2024-01-03T00:00:00Z")));
+        it.status = Some(found.clone());
+        assert_eq!(
+            status(&it, &Finding::Valid("p-1".into()), runs.iter(), at("2024-03-06T10:00:00Z")),
+            found,
+            "nothing new, nothing written"
+        );
+    }
+
+    #[test]
+    fn revisions_in_use_stay() {
+        let all: Vec<(String, i64)> = (1..=15).map(|n| (format!("p-{n:02}"), n)).collect();
+        let referred = BTreeSet::from(["p-01".to_owned()]);
+        assert_eq!(prunable(all.clone(), "p-15", &referred), ["p-04", "p-03", "p-02"]);
+        assert!(prunable(all[..11].to_vec(), "p-01", &BTreeSet::new()).is_empty());
+    }
+}

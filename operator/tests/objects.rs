@@ -1,0 +1,166 @@
+//! What the operator creates, as a reviewer reads it: snapshots of Job, ConfigMap, revision and run.
+
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+use lakehouse_api::{Lakehouse, LakehousePipeline, common::Stage, pipeline::JobSettings};
+use lakehouse_contract::{Interval, RunId, StageSpec, StoreLocation, resolve, resolve::Request};
+use lakehouse_operator::{
+    JobConfig,
+    build::{self, Attempt},
+    names,
+};
+use serde_json::json;
+
+const UID: &str = "0f0e0d0c-0b0a-4908-8706-050403020100";
+
+fn yaml(value: &impl serde::Serialize) -> String {
+    serde_yaml::to_string(value).unwrap()
+}
+
+fn lakehouse() -> Lakehouse {
+    serde_json::from_value(json!({
+        "apiVersion": "lakehouse.rs/v1alpha1", "kind": "Lakehouse", "metadata": {"name": "main"},
+        "spec": {
+            "objectStore": {"endpoint": "http://minio.lakehouse.svc:9000", "credentialsSecret": "minio-credentials"},
+            "catalog": {"sql": {"uriSecret": {"name": "catalog", "key": "uri"}}},
+            "connections": [
+                {"name": "coincap", "baseUrl": "https://rest.coincap.io", "authorizationSecret": {"name": "coincap", "key": "token"}},
+                {"name": "unused", "baseUrl": "https://example.org", "authorizationSecret": {"name": "unused", "key": "token"}}
+            ]
+        }
+    }))
+    .unwrap()
+}
+
+fn pipeline() -> LakehousePipeline {
+    serde_json::from_value(json!({
+        "apiVersion": "lakehouse.rs/v1alpha1", "kind": "LakehousePipeline",
+        "metadata": {"name": "crypto", "namespace": "ns", "uid": "11111111-2222-4333-8444-555555555555", "generation": 3},
+        "spec": {
+            "lakehouse": "main",
+            "trigger": {"onApply": {}},
+            "ingest": [{"name": "assets", "http": {"connection": "coincap", "path": "/v3/assets?limit=20", "records": "/data"}}],
+            "silver": [{
+                "name": "coins", "from": "assets", "write": {"append": {}},
+                "columns": [{"name": "coin_id", "from": "/id", "type": "string", "required": true}]
+            }],
+            "gold": [{"name": "count", "write": {"overwrite": {}}, "sql": "SELECT count(*) AS n FROM silver.coins"}],
+            "jobs": {"timeout": "30m", "resources": {"limits": {"memory": "2Gi", "cpu": "2"}}}
+        }
+    }))
+    .unwrap()
+}
+
+fn config() -> JobConfig {
+    JobConfig {
+        ingest_image: "lakehouse/ingest:0.1.0".into(),
+        silver_image: "lakehouse/silver:0.1.0".into(),
+        gold_image: "lakehouse/gold:0.1.0".into(),
+        image_pull_policy: "IfNotPresent".into(),
+        image_pull_secrets: vec!["registry".into()],
+        service_account: "lakehouse-jobs".into(),
+    }
+}
+
+fn specs() -> Vec<StageSpec> {
+    let start = chrono::DateTime::from_timestamp(1_704_067_200, 0).unwrap();
+    let request = Request {
+        pipeline: "crypto".into(),
+        namespace: "ns".into(),
+        run_name: "crypto-2024-01-01".into(),
+        run_uid: UID.into(),
+        created_at: start,
+        interval: Interval::containing(lakehouse_contract::IntervalGrain::Daily, start),
+        stages: Vec::new(),
+        inputs_from: None,
+        parameters: Default::default(),
+        store: StoreLocation::S3 {
+            endpoint: Some("http://minio.lakehouse.svc:9000".into()),
+            region: "us-east-1".into(),
+            bronze: "bronze".into(),
+            silver: "silver".into(),
+            gold: "gold".into(),
+            landing: "landing".into(),
+        },
+    };
+    resolve(&pipeline().spec, &lakehouse().spec, &request).unwrap()
+}
+
+/// Job and ConfigMap of a stage.
+fn rendered(stage: Stage) -> (serde_json::Value, serde_json::Value) {
+    let (lakehouse, config, specs) = (lakehouse(), config(), specs());
+    let spec = specs.iter().find(|spec| spec.stage() == stage).unwrap();
+    let settings: JobSettings = pipeline().spec.jobs.unwrap();
+    let attempt = Attempt {
+        run: "crypto-2024-01-01",
+        namespace: "ns",
+        uid: UID,
+        pipeline: "crypto",
+        stage,
+        attempt: 1,
+        name: &names::job("crypto-2024-01-01", UID, stage, 1),
+        settings: &settings.effective(stage),
+        lakehouse: &lakehouse.spec,
+        config: &config,
+    };
+    let values = (build::job(&attempt, spec), build::config_map(&attempt, spec));
+    (serde_json::to_value(values.0).unwrap(), serde_json::to_value(values.1).unwrap())
+}
+
+#[test]
+fn jobs_and_config_maps() {
+    insta::assert_snapshot!("job-ingest", yaml(&rendered(Stage::Ingest).0));
+    insta::assert_snapshot!("job-silver", yaml(&rendered(Stage::Silver).0));
+    insta::assert_snapshot!("config-map-ingest", yaml(&rendered(Stage::Ingest).1));
+}
+
+#[test]
+fn definition_and_triggered_run() {
+    let revision = build::revision(&pipeline());
+    assert_eq!(build::definition_of(&revision).unwrap(), pipeline().spec);
+    insta::assert_snapshot!("revision", yaml(&revision));
+    let interval = specs()[0].interval;
+    insta::assert_snapshot!("triggered-run", yaml(&build::triggered_run(&pipeline(), interval)));
+}
+
+#[test]
+fn the_spec_in_a_config_map_is_the_stage_s() {
+    for spec in specs() {
+        let (_, map) = rendered(spec.stage());
+        let text = map["data"][lakehouse_contract::env::SPEC_FILE].as_str().unwrap();
+        assert_eq!(serde_json::from_str::<StageSpec>(text).unwrap(), spec);
+        assert_eq!(spec.run.id, RunId::new("crypto-2024-01-01", UID));
+    }
+}
+
+/// Every pod fulfils Pod Security "restricted" and carries no right and no secret value.
+#[test]
+fn pods_are_restricted() {
+    for stage in Stage::ALL {
+        let (job, map) = rendered(stage);
+        let pod = &job["spec"]["template"]["spec"];
+        let container = &pod["containers"][0];
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true);
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+        assert_eq!(pod["automountServiceAccountToken"], false);
+        assert_eq!(pod["serviceAccountName"], "lakehouse-jobs");
+        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
+        assert_eq!(container["securityContext"]["capabilities"], json!({"drop": ["ALL"]}));
+        assert_eq!(job["spec"]["ttlSecondsAfterFinished"], serde_json::Value::Null, "outcome before cleanup");
+        assert_eq!(job["metadata"]["ownerReferences"][0]["uid"], UID);
+        let volumes: Vec<_> = pod["volumes"].as_array().unwrap().iter().flat_map(|v| v.as_object().unwrap().keys()).collect();
+        assert!(volumes.iter().all(|kind| ["name", "configMap", "emptyDir"].contains(&kind.as_str())), "{volumes:?}");
+        // Secrets by reference only: no variable has both, and those that carry credentials have no value.
+        for variable in container["env"].as_array().unwrap() {
+            let name = variable["name"].as_str().unwrap();
+            assert_eq!(variable.get("value").is_some(), name == "LAKEHOUSE_STAGE_SPEC", "{name}");
+        }
+        assert!(!map.to_string().contains("secret"), "the spec knows no secret: {map}");
+    }
+    let text = |stage| rendered(stage).0.to_string();
+    assert!(text(Stage::Ingest).contains("LAKEHOUSE_CONNECTION_COINCAP_TOKEN"));
+    assert!(!text(Stage::Ingest).contains("UNUSED"), "only the connections it uses");
+    assert!(!text(Stage::Ingest).contains("LAKEHOUSE_CATALOG_URI"), "ingest has no business with the catalog");
+    assert!(!text(Stage::Gold).contains("COINCAP"), "gold has no business with a source's token");
+}

@@ -1,0 +1,3 @@
+module lakehouse.dev/testcluster/pause
+
+go 1.24.0

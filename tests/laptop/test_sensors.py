@@ -1,0 +1,121 @@
+"""deploy/sensors.yaml: what the generated records become, against the same computed in Python from the bronze objects."""
+
+import json
+from collections import Counter, defaultdict
+from datetime import date, datetime
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any
+
+import pytest
+from support import manifests, readers
+from support.lakehouse import Json, Lakehouse
+
+DAYS = ["2024-05-01", "2024-05-02"]
+DEVICES = 100
+TICKS = 24 * 60 // 5
+"""Readings that a device takes in a day."""
+POSSIBLE = (Decimal(-40), Decimal(60))
+"""Temperatures that the pipeline's rule accepts."""
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory: pytest.TempPathFactory) -> Lakehouse:
+    """The sample, run for two days, the later one first."""
+    lake = Lakehouse(tmp_path_factory.mktemp("sensors") / "lake")
+    for day in reversed(DAYS):
+        lake.run(manifests.DEPLOY / "sensors.yaml", interval=day)
+    return lake
+
+
+def records(lake: Lakehouse, source: str) -> list[Json]:
+    """The records of a source in bronze, numbers exact."""
+    lines = [
+        line for path in lake.bronze(f"sensors/{source}/dt=*/run=*/part-*") for line in path.read_text().splitlines()
+    ]
+    return [json.loads(line, parse_float=Decimal) for line in lines]
+
+
+def accepted(reading: Json) -> bool:
+    return POSSIBLE[0] <= reading["temperature"] <= POSSIBLE[1]
+
+
+def rounded(value: Decimal, places: int) -> Decimal:
+    return value.quantize(Decimal(1).scaleb(-places), rounding=ROUND_HALF_UP)
+
+
+def test_silver_holds_every_reading_and_quarantine_the_impossible_ones(lake: Lakehouse) -> None:
+    sent = records(lake, "readings")
+    assert 0.985 < len(sent) / (len(DAYS) * DEVICES * TICKS) < 1
+    assert {reading["anomaly"] for reading in sent} == {None, "spike", "stuck", "offset"}
+    expected = [reading | {"ts": datetime.fromisoformat(reading["ts"])} for reading in sent if accepted(reading)]
+    assert readers.without(lake.rows("silver.readings"), {"processed_at"}) == readers.ordered(expected)
+    impossible = [reading for reading in sent if not accepted(reading)]
+    assert impossible
+    assert {reading["anomaly"] for reading in impossible} <= {"spike", "offset", "stuck"}
+    assert Counter(row["rule"] for row in lake.rows("quarantine.readings")) == {
+        "temperature_is_possible": len(impossible)
+    }
+
+
+def test_the_register_is_merged_to_one_row_a_device(lake: Lakehouse) -> None:
+    register = records(lake, "register")
+    assert len(register) == len(DAYS) * DEVICES
+    times = {"installed_at", "seen_at"}
+    newest = [
+        {name: datetime.fromisoformat(value) if name in times else value for name, value in device.items()}
+        for device in register
+        if device["seen_at"].startswith(DAYS[-1])
+    ]
+    assert readers.without(lake.rows("silver.devices"), {"processed_at"}) == readers.ordered(newest)
+    assert {row["device_id"] for row in lake.rows("gold.dim_device")} == {
+        reading["device_id"] for reading in records(lake, "readings")
+    }
+
+
+def test_gold_is_what_python_computes(lake: Lakehouse) -> None:
+    groups: dict[tuple[date, str], list[Json]] = defaultdict(list)
+    for reading in filter(accepted, records(lake, "readings")):
+        groups[datetime.fromisoformat(reading["ts"]).date(), reading["device_id"]].append(reading)
+
+    def row(day: date, device: str, readings: list[Json]) -> dict[str, Any]:
+        temperatures = [reading["temperature"] for reading in readings]
+        humidities = [reading["humidity"] for reading in readings]
+        return {
+            "day": day,
+            "device_id": device,
+            "readings": len(readings),
+            "anomalies": sum(reading["anomaly"] is not None for reading in readings),
+            "coldest": min(temperatures),
+            "warmest": max(temperatures),
+            "average_temperature": rounded(sum(temperatures) / len(readings), 6),
+            "average_humidity": rounded(sum(humidities) / len(readings), 6),
+        }
+
+    expected = [row(day, device, readings) for (day, device), readings in groups.items()]
+    assert lake.rows("gold.daily_readings") == readers.ordered(expected)
+    site = {device["device_id"]: device["site"] for device in lake.rows("gold.dim_device")}
+    assert set(site.values()) == {"hamburg", "madrid", "singapore", "cold-store"}
+    climate = lake.rows("gold.site_climate")
+    assert {(row["day"], row["site"]) for row in climate} == {(row["day"], site[row["device_id"]]) for row in expected}
+    for found in climate:
+        of_site = [row for row in expected if row["day"] == found["day"] and site[row["device_id"]] == found["site"]]
+        assert found["devices"] == len(of_site)
+        assert found["readings"] == sum(row["readings"] for row in of_site)
+        assert found["anomalies"] == sum(row["anomalies"] for row in of_site)
+        assert (found["coldest"], found["warmest"]) == (
+            min(row["coldest"] for row in of_site),
+            max(row["warmest"] for row in of_site),
+        )
+
+
+def test_the_same_day_again_is_the_same_bytes(lake: Lakehouse, tmp_path_factory: pytest.TempPathFactory) -> None:
+    again = Lakehouse(tmp_path_factory.mktemp("sensors-again") / "lake")
+    again.run(manifests.DEPLOY / "sensors.yaml", interval=DAYS[0], stages=["ingest"])
+    digests = [
+        sorted(entry["sha256"] for source in manifest["sources"] for entry in source["objects"])
+        for each in (lake, again)
+        for manifest in each.manifests("sensors")
+        if manifest["interval"]["start"].startswith(DAYS[0])
+    ]
+    assert len(digests) == 2
+    assert digests[0] == digests[1]

@@ -1,0 +1,121 @@
+"""Fixtures of the cluster tests: the cluster is up (tests/all, or `tests/cluster/cluster up`)."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from collections.abc import Callable, Iterator
+
+import pytest
+from documents import lakehouse
+from kubernetes import Kubernetes, condition, connect
+from pyiceberg.catalog.sql import SqlCatalog
+from support.replay import ReplayServer
+
+# Host ports of kind-config.yaml.
+MINIO = "127.0.0.1:9000"
+POSTGRES = "127.0.0.1:15432"
+
+
+@pytest.fixture(scope="session")
+def kubernetes() -> Kubernetes:
+    """The cluster; the Lakehouse `main` is applied and answers."""
+    cluster = connect()
+    cluster.apply(lakehouse("main"))
+    cluster.wait(
+        "Lakehouse main to answer",
+        lambda: all(
+            condition(cluster.get("lh", "main"), kind).get("status") == "True"
+            for kind in ("StoreReady", "CatalogReady")
+        ),
+        120,
+    )
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def operator_deployment(kubernetes: Kubernetes) -> str:
+    """Name of the operator's Deployment."""
+    found = kubernetes.list("deployments", "app.kubernetes.io/name=lakehouse-operator")
+    assert len(found) == 1
+    name: str = found[0]["metadata"]["name"]
+    return name
+
+
+@pytest.fixture(scope="session")
+def secret(kubernetes: Kubernetes) -> Callable[[str, str], str]:
+    """A value of a Secret of the platform."""
+
+    def value(name: str, key: str) -> str:
+        return base64.b64decode(kubernetes.get("secret", name)["data"][key]).decode()
+
+    return value
+
+
+@pytest.fixture(scope="session")
+def s3(secret: Callable[[str, str], str]) -> dict[str, str]:
+    """How to reach MinIO from the host."""
+    return {
+        "endpoint": f"http://{MINIO}",
+        "access_key_id": secret("minio-credentials", "access-key-id"),
+        "secret_access_key": secret("minio-credentials", "secret-access-key"),
+    }
+
+
+@pytest.fixture(scope="session")
+def catalog(secret: Callable[[str, str], str], s3: dict[str, str]) -> SqlCatalog:
+    """PyIceberg on the cluster's Postgres catalog."""
+    user, password = secret("catalog", "username"), secret("catalog", "password")
+    return SqlCatalog(
+        "lakehouse",
+        **{
+            "uri": f"postgresql+psycopg2://{user}:{password}@{POSTGRES}/catalog",
+            "py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO",
+            "s3.endpoint": s3["endpoint"],
+            "s3.access-key-id": s3["access_key_id"],
+            "s3.secret-access-key": s3["secret_access_key"],
+            "s3.region": "us-east-1",
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def snapshots(catalog: SqlCatalog) -> Callable[[str], dict[str, int]]:
+    """Number of snapshots of every table whose name begins with a prefix."""
+
+    def count(prefix: str) -> dict[str, int]:
+        return {
+            ".".join(identifier): len(catalog.load_table(identifier).metadata.snapshots)
+            for namespace in ("silver", "gold")
+            for identifier in catalog.list_tables(namespace)
+            if identifier[-1].startswith(prefix)
+        }
+
+    return count
+
+
+@pytest.fixture(scope="session")
+def gateway() -> str:
+    """Address of this machine that the cluster's pods reach: the gateway of kind's network."""
+    addresses = subprocess.run(
+        ["docker", "network", "inspect", "kind", "-f", "{{range .IPAM.Config}}{{.Gateway}} {{end}}"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    return next(part for part in addresses if ":" not in part)
+
+
+@pytest.fixture(scope="session")
+def replay(gateway: str) -> Iterator[ReplayServer]:
+    """The recorded CoinCap answers, served where the cluster's pods reach them."""
+    with ReplayServer(host=gateway) as server:
+        yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operator_log_is_clean(kubernetes: Kubernetes) -> Iterator[None]:
+    """After all tests: no panic in the log of the operator that is running."""
+    yield
+    log = kubernetes.run("logs", "-l", "app.kubernetes.io/name=lakehouse-operator", "--tail=-1")
+    assert "panicked" not in log, log[-4000:]

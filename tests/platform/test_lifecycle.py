@@ -1,0 +1,157 @@
+"""Runs that are disturbed on a real cluster end like undisturbed ones, and no finished stage is executed again."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from documents import pipeline, renamed_tables, run
+from kubernetes import Kubernetes, condition, finished, stage
+
+DAY = "2024-03-01"
+# Enough work that a stage can be met while it runs: many events, and for gold a model that compares many pairs of them.
+EVENTS = 400_000
+PAIRS = {
+    "name": "pairs",
+    "write": {"replaceInterval": {"column": "day"}},
+    "sql": """
+        SELECT CAST($start AS date) AS day, count(*) AS pairs
+        FROM silver.events a CROSS JOIN (SELECT price FROM silver.events WHERE event_id < '008') b
+        WHERE a.price <= b.price AND a.ts >= $start AND a.ts < $end""",
+}
+
+
+def shop(name: str, events: int = EVENTS, **jobs: Any) -> dict[str, Any]:
+    """The shop sample with tables of its own."""
+    document = pipeline("shop.yaml", name, trigger={"external": {}})
+    document["spec"]["gold"].append(PAIRS)
+    document = renamed_tables(document, name.replace("-", "_"))
+    for source in document["spec"]["ingest"]:
+        source["clickstream"]["events"] = events
+    document["spec"]["jobs"] = {"retries": 3, "backoff": "1s", **jobs}
+    return document
+
+
+def running_job(kubernetes: Kubernetes, name: str, stage_name: str) -> str | None:
+    """Name of the stage's Job once its pod runs; ingest's work is so short that its pod counts from the beginning."""
+    phases = {"Pending", "Running"} if stage_name == "ingest" else {"Running"}
+    status = stage(kubernetes.get("lhr", name), stage_name)
+    if status.get("state") != "Running" or not status.get("job"):
+        return None
+    pods = kubernetes.list("pods", f"job-name={status['job']}")
+    return status["job"] if any(pod["status"].get("phase") in phases for pod in pods) else None
+
+
+def totals(finished_run: dict[str, Any]) -> dict[str, int]:
+    """The rows that a run counted in silver."""
+    return {
+        key: stage(finished_run, "silver")[key]
+        for key in ("rowsRead", "rowsWritten", "rowsQuarantined", "rowsDeduplicated", "rowsDropped")
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(kubernetes: Kubernetes) -> dict[str, int]:
+    """Counts of the same pipeline run in peace."""
+    kubernetes.apply(shop("calm"), run("calm-run", "calm", DAY))
+    return totals(kubernetes.wait_succeeded("calm-run"))
+
+
+@pytest.mark.parametrize("stage_name", ["ingest", "silver", "gold"])
+@pytest.mark.parametrize("victim", ["pod", "job"])
+def test_a_deleted_pod_or_job_is_made_up_for(
+    kubernetes: Kubernetes, undisturbed: dict[str, int], snapshots: Any, stage_name: str, victim: str
+) -> None:
+    name = f"lost-{victim}-{stage_name}"
+    kubernetes.apply(shop(name), run(f"{name}-run", name, DAY))
+    job = kubernetes.wait(
+        f"a running {stage_name} pod or the end",
+        lambda: running_job(kubernetes, f"{name}-run", stage_name) or finished(kubernetes.get("lhr", f"{name}-run")),
+        every=0.1,
+    )
+    assert isinstance(job, str), f"{stage_name} ended before it could be disturbed: raise EVENTS"
+    if victim == "job":
+        kubernetes.delete("job", job, wait=False)
+    else:
+        kubernetes.run("delete", "pod", "-l", f"job-name={job}", "--grace-period=0", "--force")
+    done = kubernetes.wait_succeeded(f"{name}-run")
+    assert totals(done) == undisturbed
+    assert all(count == 1 for count in snapshots(name.replace("-", "_")).values())
+
+
+def test_the_operator_may_die_at_any_time(kubernetes: Kubernetes, undisturbed: dict[str, int]) -> None:
+    kubernetes.apply(shop("restless"), run("restless-run", "restless", DAY))
+    for _ in range(6):
+        kubernetes.run(
+            "delete", "pod", "-l", "app.kubernetes.io/name=lakehouse-operator", "--grace-period=0", "--force"
+        )
+        time.sleep(2)
+        if finished(kubernetes.get("lhr", "restless-run")):
+            break
+    done = kubernetes.wait_succeeded("restless-run")
+    assert totals(done) == undisturbed
+    assert [s["attempt"] for s in done["status"]["stages"]] == [1, 1, 1], "no stage was executed twice"
+    assert len(kubernetes.jobs_of("restless-run")) == 3
+
+
+def test_a_job_cleaned_up_while_the_operator_is_down_is_not_run_again(
+    kubernetes: Kubernetes, operator_deployment: str
+) -> None:
+    kubernetes.apply(shop("ttl", events=1_000, ttlAfterFinished="1s"), run("ttl-run", "ttl", DAY))
+    kubernetes.wait(
+        "the outcome of ingest", lambda: stage(kubernetes.get("lhr", "ttl-run"), "ingest").get("state") == "Succeeded"
+    )
+    kubernetes.run("scale", "deployment", operator_deployment, "--replicas=0")
+    try:
+        ingest = stage(kubernetes.get("lhr", "ttl-run"), "ingest")["job"]
+        kubernetes.wait("the TTL to remove the ingest Job", lambda: not kubernetes.exists("job", ingest), 60)
+    finally:
+        kubernetes.run("scale", "deployment", operator_deployment, "--replicas=1")
+    done = kubernetes.wait_succeeded("ttl-run")
+    assert [s["attempt"] for s in done["status"]["stages"]] == [1, 1, 1]
+    assert not kubernetes.exists("job", ingest), "the finished ingest was not executed again"
+
+
+def test_cancelling_stops_the_jobs(kubernetes: Kubernetes) -> None:
+    kubernetes.apply(shop("cancelled", events=3_000_000), run("cancelled-run", "cancelled", DAY))
+    kubernetes.wait("a running ingest", lambda: running_job(kubernetes, "cancelled-run", "ingest"))
+    kubernetes.run("patch", "lhr", "cancelled-run", "--type=merge", "-p", '{"spec":{"state":"Cancelled"}}')
+    done = kubernetes.wait_finished("cancelled-run", 60)
+    assert condition(done, "Succeeded")["reason"] == "Cancelled"
+    kubernetes.wait(
+        "its pods to go",
+        lambda: (
+            not kubernetes.jobs_of("cancelled-run")
+            or not any(job["status"].get("active") for job in kubernetes.jobs_of("cancelled-run"))
+        ),
+        60,
+    )
+
+
+def test_one_active_run_per_interval(kubernetes: Kubernetes) -> None:
+    kubernetes.apply(shop("busy", events=20_000))
+    kubernetes.apply(run("busy-a", "busy", DAY), run("busy-b", "busy", DAY))
+    both = [kubernetes.wait_succeeded(name) for name in ("busy-a", "busy-b")]
+    spans = sorted((r["status"]["startedAt"], r["status"]["finishedAt"]) for r in both)
+    assert spans[0][1] <= spans[1][0], f"the runs overlapped: {spans}"
+
+
+def test_an_idle_operator_writes_nothing(kubernetes: Kubernetes) -> None:
+    kubernetes.wait("all runs to end", lambda: all(finished(r) for r in kubernetes.list("lhr")))
+
+    def versions() -> dict[str, str]:
+        kinds = ("lakehouses", "lakehousepipelines", "lakehouseruns", "jobs", "configmaps", "controllerrevisions")
+        return {
+            f"{kind}/{item['metadata']['name']}": item["metadata"]["resourceVersion"]
+            for kind in kinds
+            for item in kubernetes.list(kind)
+        }
+
+    # Jobs whose TTL runs out are removed by Kubernetes, not by the operator: compare what is in both.
+    before = versions()
+    time.sleep(30)
+    after = versions()
+    changed = {name for name in before.keys() & after.keys() if before[name] != after[name]}
+    assert changed == set()
+    assert after.keys() <= before.keys()

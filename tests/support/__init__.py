@@ -1,0 +1,1 @@
+"""The harness that the Python tests share, one module per thing."""

@@ -1,0 +1,16 @@
+"""The binaries under test."""
+
+import os
+from pathlib import Path
+
+from support.paths import ROOT
+
+
+def binary(name: str) -> Path:
+    """The release binary `name`; a missing one is a failure, not a skip."""
+    target = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
+    folder = Path(os.environ.get("LAKEHOUSE_BIN_DIR") or target / "release")
+    path = folder / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: run `make build`, or set LAKEHOUSE_BIN_DIR")
+    return path
