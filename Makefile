@@ -12,10 +12,12 @@ INTERVAL        ?= 2024-03-01
 QUERY           ?= select * from gold.daily_sales order by 1, 2 limit 20
 RUN             ?=
 
-LAKEHOUSE := $(or $(CARGO_TARGET_DIR),target)/release/lakehouse
+# How Rust is compiled: `dev` is built soonest, `release` runs fastest and is what images are made of.
+PROFILE         ?= dev
+LAKEHOUSE = $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/lakehouse
 CLUSTER   := tests/cluster/cluster
 
-.PHONY: help setup build up down demo ingest run logs status sql test bench lint fmt crds clean
+.PHONY: help setup build images up down demo ingest run logs status sql test bench lint fmt crds clean
 
 help: ## describe the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,10 +26,14 @@ setup: ## install what the tests need (Debian packages need root; the script say
 	tests/setup
 
 # --workspace everywhere: `-p` would resolve other features and compile the dependency tree a second time.
-build: ## build every binary with the one release profile
-	cargo build --release --workspace --bins --locked
+build: ## build every binary; PROFILE=release for real amounts of data
+	cargo build --profile $(PROFILE) --workspace --bins --locked
 
-up: build ## bring the whole platform up on kind: cluster, images, charts
+images: ## build the images that ship and check their sizes
+	$(CLUSTER) images --no-load
+	$(CLUSTER) sizes
+
+up: ## bring the whole platform up on kind: cluster, images, charts
 	$(CLUSTER) up
 	@echo; echo "It is up. Look further:"
 	@echo "  export KUBECONFIG=\$$(tests/cluster/cluster kubeconfig)"
@@ -38,7 +44,7 @@ down: ## delete the kind cluster with everything in it
 	$(CLUSTER) delete
 
 demo: ## run the shop pipeline for five days on this machine, no cluster needed, and show a gold table
-	@cargo build --release --workspace --locked --bin lakehouse
+	@cargo build --profile $(PROFILE) --workspace --locked --bin lakehouse
 	@$(LAKEHOUSE) run -f deploy/shop.yaml --local $(LAKEHOUSE_LOCAL) --from 2024-03-01 --to 2024-03-05
 	@echo; echo "gold.funnel: how many sessions got from view to cart to purchase, per day"
 	@$(LAKEHOUSE) sql "select * from gold.funnel order by 1" --local $(LAKEHOUSE_LOCAL)
@@ -79,7 +85,7 @@ fmt: ## format Rust and Python
 	tests/run --format
 
 crds: ## write the CRD YAML from the Rust types
-	cargo run --release --workspace --locked --bin lakehouse-api
+	cargo run --profile $(PROFILE) --workspace --locked --bin lakehouse-api
 
 clean: ## remove build output and the laptop's tables; caches outside the tree stay
 	rm -rf target $(LAKEHOUSE_LOCAL)

@@ -12,9 +12,11 @@ RUN apt-get update \
     && mkdir -p /opt/airflow/dags /opt/airflow/logs && chown -R airflow:0 /opt/airflow && chmod -R g=u /opt/airflow
 COPY requirements.txt constraints.txt /tmp/
 RUN python3 -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --quiet \
-        --requirement /tmp/requirements.txt --constraint /tmp/constraints.txt \
+    && python3 -m venv /tmp/uv && /tmp/uv/bin/pip install --no-cache-dir --disable-pip-version-check --quiet uv==0.13.9 \
+    && /tmp/uv/bin/uv pip install --no-cache --system-certs --compile-bytecode --quiet --python /opt/venv/bin/python \
+        --requirements /tmp/requirements.txt --constraints /tmp/constraints.txt \
     && /opt/venv/bin/pip check \
+    && rm -r /tmp/uv \
     && rm /tmp/requirements.txt /tmp/constraints.txt
 COPY airflow-heartbeat /usr/local/bin/airflow-heartbeat
 # PYTHONPATH: the triggerer imports the triggers of dags/lakehouse_airflow, and no DAG folder is on its path by itself

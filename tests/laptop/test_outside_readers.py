@@ -11,18 +11,7 @@ from support.postgres import Postgres
 
 def test_pyiceberg_and_duckdb_read_what_the_tables_crate_writes(minio: Minio, postgres: Postgres) -> None:
     # --workspace, so that features are those of the build that the other tests use and nothing is compiled twice.
-    command = [
-        "cargo",
-        "test",
-        "--release",
-        "--workspace",
-        "--locked",
-        "--test",
-        "it",
-        "readers::",
-        "--",
-        "--nocapture",
-    ]
+    command = ["cargo", "test", "--workspace", "--locked", "--test", "it", "readers::", "--", "--nocapture"]
     environment = {
         **os.environ,
         **minio.environment(),

@@ -39,14 +39,18 @@ def _parser() -> argparse.ArgumentParser:
 
     up = add("up", _up, "create the cluster, build and load the images, install the charts")
     up.add_argument("--fresh", action="store_true", help="for tests: replace the cluster that earlier tests made")
-    add("prepare", lambda _: kind.prepare(), "build ahead the programs that `up` needs, where it must build them")
+    add("prepare", _prepare, "build ahead what `up` needs and must build, all but our own programs")
     tools = add("tools", _tools, "build the programs the other commands use, and print their paths")
     tools.add_argument("names", nargs="*", help=f"default: {' '.join(_TOOLS)}; also minio, …")
     add("create", lambda _: kind.create(), "have a ready cluster: adopt the one that runs, or create it")
     build = add("images", _images, "build images and load them into the cluster")
     build.add_argument("names", nargs="*", help=f"default: {' '.join(images.NAMES)}")
     build.add_argument("--no-load", action="store_true", help="build only; no cluster is needed")
-    add("sizes", lambda _: images.check_sizes(), "fail if an image is larger than its limit")
+    sizes = add("sizes", lambda o: images.check_sizes(o.profile), "fail if an image is larger than its limit")
+    for command in (up, build, sizes):
+        command.add_argument(
+            "--profile", choices=images.PROFILES, default="release", help="how Cargo built our programs"
+        )
     install = add("platform", lambda o: platform.install(tuple(o.releases)), "install or upgrade the charts")
     install.add_argument("releases", nargs="*", help=f"default: {' '.join(RELEASES)}")
     tests = add("helm-test", lambda o: platform.test(tuple(o.releases)), "run the charts' own tests")
@@ -62,9 +66,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _up(options: argparse.Namespace) -> None:
     kind.create(fresh=options.fresh)
-    images.build(images.NAMES)
+    images.build(images.NAMES, options.profile)
     images.load(images.NAMES)
     platform.install(RELEASES)
+
+
+def _prepare(_: argparse.Namespace) -> None:
+    images.build(("minio",))
+    kind.prepare()
+    images.build(images.OTHERS)
 
 
 def _tools(options: argparse.Namespace) -> None:
@@ -74,7 +84,7 @@ def _tools(options: argparse.Namespace) -> None:
 
 def _images(options: argparse.Namespace) -> None:
     names = tuple(options.names) or images.NAMES
-    images.build(names)
+    images.build(names, options.profile)
     if not options.no_load:
         images.load(names)
 

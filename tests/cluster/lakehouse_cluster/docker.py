@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from .cache import artifact, digest
@@ -74,7 +75,14 @@ def _start() -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
     say(f"starting dockerd (log: {log})")
     with open(log, "ab") as out:
-        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
+        daemon = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            preexec_fn=_at_normal_priority,
+        )
 
     def answers() -> bool:
         if daemon.poll() is not None:
@@ -83,6 +91,12 @@ def _start() -> None:
         return succeeds(["docker", "info"])
 
     wait_until(answers, timeout=60, what="an answer from the docker daemon just started")
+
+
+def _at_normal_priority() -> None:
+    """What starts the daemon may stand back behind other work (`prepare`); the cluster that it will run may not."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 def _enable_forwarding() -> None:

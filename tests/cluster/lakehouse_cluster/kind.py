@@ -11,7 +11,7 @@ from pathlib import Path
 from . import docker
 from .cache import lock
 from .gobuild import tool
-from .node import PARTS, node_image
+from .node import node_image
 from .settings import (
     CLIENTS,
     CLUSTER,
@@ -62,15 +62,14 @@ def create(*, fresh: bool = False) -> None:
 
 
 def prepare() -> None:
-    """Build what `create` and the images need from Go modules, so that it is there when they ask for it."""
-    for name in ("minio", *CLIENTS):
+    """Build what a cluster and its node are made of, so that it is there when `create` asks for it."""
+    for name in CLIENTS:
         tool(name)
     if given_kubeconfig():
         return
     tool("kind")
     if not _can_run_registry_image():
-        for part in PARTS:
-            tool(part)
+        node_image()
 
 
 def delete() -> None:

@@ -19,8 +19,7 @@ from .shell import run
 
 _STATIC = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "coredns", "pause")
 _ON_NODE = ("kubeadm", "kubelet", "kubectl")
-PARTS = (*_STATIC, *_ON_NODE, "kube-proxy", "local-path-provisioner")
-"""The programs that the image is made of."""
+_PARTS = (*_STATIC, *_ON_NODE, "kube-proxy", "local-path-provisioner")
 _PROVISIONER = "lakehouse/local-path-provisioner:node"
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
@@ -28,7 +27,7 @@ _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def node_image() -> str:
     """Name of the node image, which docker holds when this returns."""
     base = base_image()
-    key = digest([NODE_FILES, base, *(str(tool(part)) for part in PARTS), Path(__file__)])
+    key = digest([NODE_FILES, base, *(str(tool(part)) for part in _PARTS), Path(__file__)])
     ref = f"lakehouse/node:{key}"
     if docker.image_field(ref, "{{.Id}}"):
         return ref

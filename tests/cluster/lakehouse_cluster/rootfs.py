@@ -21,7 +21,7 @@ _OPENED_BY_GLIBC = ("libnss_dns.so.2", "libnss_files.so.2", "libresolv.so.2")
 def assemble(binary: Path, root: Path) -> None:
     """Fill `root` with `binary`, the shared libraries it loads, certificates and a nonroot user."""
     if not binary.is_file():
-        raise ClusterError(f"there is no {binary}: the release build did not make it")
+        raise ClusterError(f"there is no {binary}: the build did not make it")
     program = root / "usr/local/bin" / binary.name
     _copy(binary, program, 0o755)
     for library in shared_libraries(binary):
