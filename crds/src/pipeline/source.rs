@@ -291,7 +291,7 @@ pub enum SensorStream {
     Devices,
 }
 
-/// Files under the Lakehouse's landing bucket; bytes are kept as they are.
+/// Files under the Lakehouse's landing bucket; bytes are kept as they are. Files compressed with gzip or zstd are recognised by their content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct FilesSource {
@@ -307,6 +307,14 @@ pub struct FilesSource {
     /// Accept that no file matches. Without this it fails the run with reason EmptyResponse.
     #[serde(default)]
     pub allow_empty: bool,
+    /// For `ndjson`: longest record in bytes, decompressed. A longer one goes to quarantine, which keeps its place, its digest and its beginning.
+    #[serde(default = "default_max_record_bytes")]
+    #[schemars(range(min = 1024, max = 1_073_741_824))]
+    pub max_record_bytes: i64,
+}
+
+fn default_max_record_bytes() -> i64 {
+    16 << 20
 }
 
 /// How a file is decoded.

@@ -7,4 +7,5 @@ pub mod run;
 pub mod sql;
 pub mod status;
 pub mod submit;
+pub mod upload;
 pub mod validate;

@@ -46,6 +46,8 @@ enum Command {
     Submit(commands::submit::SubmitArguments),
     /// Query the tables with SQL, read-only.
     Sql(commands::sql::SqlArguments),
+    /// Put files of this machine where `files` sources find them.
+    Upload(commands::upload::UploadArguments),
     /// Check manifests: the rules a cluster applies, and the SQL in them.
     Validate(commands::validate::ValidateArguments),
     /// The runs on this machine, newest first.
@@ -79,6 +81,7 @@ async fn command() -> std::process::ExitCode {
         Command::Run(arguments) => Box::pin(commands::run::run(arguments)).await,
         Command::Submit(arguments) => Box::pin(commands::submit::run(arguments)).await,
         Command::Sql(arguments) => Box::pin(commands::sql::run(arguments)).await,
+        Command::Upload(arguments) => commands::upload::run(arguments).await,
         Command::Validate(arguments) => commands::validate::run(arguments).await,
         Command::Status(arguments) => commands::status::run(arguments).await,
         Command::Report(arguments) => commands::report::run(arguments).await,

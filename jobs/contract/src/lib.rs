@@ -29,7 +29,8 @@ pub use progress::{NoProgress, Progress};
 pub use report::{ExpectationResult, StageFuture, StageOutcome, StageReport, TableReport, Termination, Totals};
 pub use resolve::{ResolveError, resolve};
 pub use spec::{
-    Decode, HttpConnection, IngestSource, ResolvedGold, ResolvedSilver, ResolvedSource, RunRef, SilverInput, StageSpec, StoreLocation, Work,
+    Decode, HttpConnection, IngestSource, ResolvedGold, ResolvedSilver, ResolvedSource, RunRef, SilverInput, StageSpec, StoreLocation,
+    Work, default_max_record_bytes,
 };
 pub use token::{CommitToken, digest_json};
 

@@ -18,7 +18,7 @@ use crate::{
     keys::RunId,
     spec::{
         Decode, HttpConnection, IngestSource, ResolvedGold, ResolvedSilver, ResolvedSource, RunRef, SilverInput, StageSpec, StoreLocation,
-        Work,
+        Work, default_max_record_bytes,
     },
     template::{TemplateError, render, url_encode, values},
     token::digest_json,
@@ -303,8 +303,9 @@ fn resolve_silver(definition: &LakehousePipelineSpec) -> Result<Vec<ResolvedSilv
             })?;
         }
         let decode = decode(source);
-        let definition_digest = digest_json(&(table, &decode));
-        tables.push(ResolvedSilver { table: table.clone(), decode, definition_digest });
+        let max_record_bytes = source.files.as_ref().map_or(default_max_record_bytes(), |files| files.max_record_bytes.unsigned_abs());
+        let definition_digest = digest_json(&(table, &decode, max_record_bytes));
+        tables.push(ResolvedSilver { table: table.clone(), decode, max_record_bytes, definition_digest });
     }
     Ok(tables)
 }

@@ -185,8 +185,16 @@ pub struct ResolvedSilver {
     pub table: SilverTable,
     /// How objects of its source are decoded.
     pub decode: Decode,
-    /// Digest of what decides its rows: the definition and `decode`.
+    /// Longest NDJSON record of its source, in bytes; a longer one is quarantined.
+    #[serde(default = "default_max_record_bytes")]
+    pub max_record_bytes: u64,
+    /// Digest of what decides its rows: the definition, `decode` and `max_record_bytes`.
     pub definition_digest: String,
+}
+
+/// [`ResolvedSilver::max_record_bytes`] of sources that do not say it: 16 MiB.
+pub const fn default_max_record_bytes() -> u64 {
+    16 << 20
 }
 
 /// How bronze objects become records.

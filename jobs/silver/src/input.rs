@@ -1,7 +1,7 @@
 //! The input: which bronze manifest, pinned for the run, and its objects checked against their digests.
 
 use bytes::Bytes;
-use lakehouse_contract::{BronzeManifest, BronzeObject, Reason, SilverInput, SourceManifest, Stage, StageFailure, StageSpec, keys};
+use lakehouse_contract::{BronzeManifest, Reason, SilverInput, SourceManifest, Stage, StageFailure, StageSpec, keys};
 use lakehouse_shell::storage_failure;
 use lakehouse_storage::{Layer, LayerStore, PutOutcome, Storage, StorageError};
 use serde::{Deserialize, Serialize};
@@ -105,35 +105,4 @@ async fn newest(spec: &StageSpec, bronze: &LayerStore) -> Result<String, StageFa
         }
     }
     newest.map(|(_, key)| key).ok_or_else(|| no_input(spec, "the folder has no manifest"))
-}
-
-/// Reads an object.
-///
-/// # Errors
-/// `InputCorrupt` when it is missing or has another length than the manifest says, or what the store says.
-pub(crate) async fn fetch(storage: &Storage, object: &BronzeObject) -> Result<Bytes, StageFailure> {
-    let bronze = storage.layer(Layer::Bronze).map_err(|error| storage_failure(&error))?;
-    match bronze.get_opt(&object.key).await.map_err(|error| storage_failure(&error))? {
-        None => Err(corrupt(object, "is missing")),
-        Some(bytes) if bytes.len() as u64 != object.bytes => {
-            Err(corrupt(object, &format!("has {} bytes, its manifest says {}", bytes.len(), object.bytes)))
-        }
-        Some(bytes) => Ok(bytes),
-    }
-}
-
-/// Checks an object's bytes against the manifest's digest.
-///
-/// # Errors
-/// `InputCorrupt` when they differ.
-pub(crate) fn verify(object: &BronzeObject, bytes: &[u8]) -> Result<(), StageFailure> {
-    let digest = lakehouse_storage::sha256(bytes);
-    if digest.eq_ignore_ascii_case(&object.sha256) {
-        return Ok(());
-    }
-    Err(corrupt(object, &format!("has SHA-256 {digest}, its manifest says {}", object.sha256)))
-}
-
-fn corrupt(object: &BronzeObject, what: &str) -> StageFailure {
-    StageFailure::new(Reason::InputCorrupt, format!("bronze object {} {what}", object.key))
 }

@@ -6,6 +6,8 @@
 mod audit;
 mod cast;
 mod commit;
+mod content;
+mod cut;
 mod decode;
 mod deduplicate;
 mod expectations;

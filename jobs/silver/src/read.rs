@@ -1,19 +1,22 @@
 //! Reads a source once for all tables made from it, on all cores: every object is fetched, checked against its digest,
-//! cut into units, and every unit is audited for every table.
+//! decompressed, cut into units as it comes, and every unit is audited for every table.
 
 use std::{collections::VecDeque, sync::Arc};
 
-use bytes::Bytes;
-use lakehouse_contract::{BronzeObject, Decode, Progress, Reason, SourceManifest, StageFailure};
+use lakehouse_contract::{Progress, Reason, SourceManifest, StageFailure};
 use lakehouse_storage::Storage;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, spawn_blocking},
+};
 
 use crate::{
     audit::{Audited, audit},
+    content::fetch,
+    cut::cut,
     deduplicate::Hasher,
-    input::{fetch, verify},
     schema::TablePlan,
-    unit::{RunFacts, Unit, units},
+    unit::{RunFacts, Unit},
 };
 
 type Task<T> = JoinHandle<Result<T, StageFailure>>;
@@ -38,58 +41,32 @@ pub(crate) async fn read_source(
     progress: &dyn Progress,
 ) -> Result<Vec<Audited>, StageFailure> {
     let mut collected: Vec<Audited> = plans.iter().map(|_| Audited::default()).collect();
-    let decode = plans.first().map_or(Decode::Ndjson, |plan| plan.decode.clone());
+    let Some(first) = plans.first() else { return Ok(collected) };
+    let (decode, max_record_bytes) = (first.decode.clone(), first.max_record_bytes);
     let work = Arc::new(Work { plans, facts, hasher: Hasher::default() });
     progress.step(&format!("read {}", source.name), source.objects.iter().map(|object| object.records).sum());
+    // One request and one unit are made ahead: beside the rows, memory holds a few units, however large the objects are.
+    let (pieces_in, pieces) = mpsc::channel(1);
+    let (units_in, mut units) = mpsc::channel(1);
+    let fetching = tokio::spawn(fetch(storage.clone(), source.objects.clone(), pieces_in));
+    let objects = source.objects.clone();
+    let cutting: Task<()> = spawn_blocking(move || cut(&objects, &decode, max_record_bytes, pieces, &units_in));
     let mut running: VecDeque<(u64, Task<Vec<Audited>>)> = VecDeque::new();
-    let mut checks: VecDeque<Task<()>> = VecDeque::new();
-    let mut fetching = source.objects.first().map(|object| start_fetch(storage, object));
-    for (index, object) in source.objects.iter().enumerate() {
-        let Some(fetched) = fetching.take() else { break };
-        let bytes = joined(fetched).await?;
-        // The next object comes while this one is worked on: at most two are in memory.
-        fetching = source.objects.get(index + 1).map(|next| start_fetch(storage, next));
-        checks.push_back(start_check(object, &bytes));
-        let cut = {
-            let (object, decode) = (object.clone(), decode.clone());
-            spawn_blocking(move || Ok(units(&object, bytes, &decode)))
-        };
-        for unit in joined(cut).await? {
-            // One unit more than threads, so that no thread waits for this one.
-            while running.len() > threads {
-                collect(&mut running, &mut collected, progress).await?;
-            }
-            let work = work.clone();
-            let size = unit.bytes.len() as u64;
-            running.push_back((size, spawn_blocking(move || audit_all(&work, &unit))));
+    while let Some(unit) = units.recv().await {
+        // One unit more than threads, so that no thread waits for this one.
+        while running.len() > threads {
+            collect(&mut running, &mut collected, progress).await?;
         }
-        while checks.len() > 1 {
-            let check = checks.pop_front();
-            finish_check(check).await?;
-        }
+        let work = work.clone();
+        let size = unit.bytes.len() as u64;
+        running.push_back((size, spawn_blocking(move || audit_all(&work, &unit))));
     }
     while !running.is_empty() {
         collect(&mut running, &mut collected, progress).await?;
     }
-    finish_check(checks.pop_front()).await?;
+    joined(cutting).await?;
+    fetching.await.map_err(ended)?;
     Ok(collected)
-}
-
-fn start_fetch(storage: &Storage, object: &BronzeObject) -> Task<Bytes> {
-    let (storage, object) = (storage.clone(), object.clone());
-    tokio::spawn(async move { fetch(&storage, &object).await })
-}
-
-fn start_check(object: &BronzeObject, bytes: &Bytes) -> Task<()> {
-    let (object, bytes) = (object.clone(), bytes.clone());
-    spawn_blocking(move || verify(&object, &bytes))
-}
-
-async fn finish_check(check: Option<Task<()>>) -> Result<(), StageFailure> {
-    match check {
-        Some(check) => joined(check).await,
-        None => Ok(()),
-    }
 }
 
 fn audit_all(work: &Work, unit: &Unit) -> Result<Vec<Audited>, StageFailure> {
@@ -113,5 +90,9 @@ async fn collect(
 
 /// The result of a task; a panic in it is an `Internal` failure, not the end of the process.
 pub(crate) async fn joined<T>(task: Task<T>) -> Result<T, StageFailure> {
-    task.await.map_err(|error| StageFailure::new(Reason::Internal, format!("a task ended unexpectedly: {error}")))?
+    task.await.map_err(ended)?
+}
+
+fn ended(error: tokio::task::JoinError) -> StageFailure {
+    StageFailure::new(Reason::Internal, format!("a task ended unexpectedly: {error}"))
 }

@@ -65,6 +65,8 @@ pub(crate) struct TablePlan {
     /// The source.
     pub(crate) source: String,
     pub(crate) decode: Decode,
+    /// Longest NDJSON record, in bytes.
+    pub(crate) max_record_bytes: u64,
     pub(crate) columns: Vec<ColumnPlan>,
     /// What to read from each record.
     pub(crate) record: Pointers,
@@ -165,6 +167,7 @@ impl TablePlan {
             table,
             source: silver.from.clone(),
             decode: resolved.decode.clone(),
+            max_record_bytes: resolved.max_record_bytes,
             columns,
             record,
             document,

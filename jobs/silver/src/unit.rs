@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
-use lakehouse_contract::{BronzeObject, Decode, StageSpec};
+use lakehouse_contract::StageSpec;
 
-/// Bytes of a range of lines; small enough that a handful keep all cores busy, large enough for good column chunks.
-const RANGE: usize = 4 << 20;
+use crate::rows::Refused;
 
 /// What all rows of a run have in common.
 #[derive(Clone, Copy, Debug)]
@@ -42,32 +41,10 @@ pub(crate) struct Unit {
     pub(crate) bytes: Bytes,
     /// Number of the first record within the object.
     pub(crate) first_position: u64,
-}
-
-/// Cuts an object into units: NDJSON at line ends, everything else stays whole.
-pub(crate) fn units(object: &BronzeObject, bytes: Bytes, decode: &Decode) -> Vec<Unit> {
-    let key: Arc<str> = object.key.as_str().into();
-    let unit = |bytes: Bytes, first_position: u64| Unit { object: key.clone(), captured_at: object.captured_at, bytes, first_position };
-    let bytes = match decode {
-        Decode::Parquet => bytes,
-        _ if bytes.starts_with(b"\xEF\xBB\xBF") => bytes.slice(3..),
-        _ => bytes,
-    };
-    if *decode != Decode::Ndjson {
-        return vec![unit(bytes, 0)];
-    }
-    let mut units = Vec::new();
-    let (mut start, mut position) = (0, 0);
-    while start < bytes.len() {
-        let wanted = (start + RANGE).min(bytes.len());
-        let end = memchr::memchr(b'\n', &bytes[wanted..]).map_or(bytes.len(), |offset| wanted + offset + 1);
-        let range = bytes.slice(start..end);
-        let records = lines(&range).count() as u64;
-        units.push(unit(range, position));
-        position += records;
-        start = end;
-    }
-    units
+    /// Bytes of the object's content before these.
+    pub(crate) first_byte: u64,
+    /// Set where the unit stands for one record that cannot be decoded, of which `bytes` is the beginning.
+    pub(crate) fault: Option<Refused>,
 }
 
 /// The lines of `bytes` that are not blank, as (start, end) without the line end.
@@ -90,39 +67,10 @@ pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, usize)> + '_ {
 mod tests {
     use super::*;
 
-    fn object() -> BronzeObject {
-        BronzeObject {
-            key: "p/s/part-00000.ndjson".into(),
-            bytes: 0,
-            sha256: String::new(),
-            records: None,
-            captured_at: Utc::now(),
-            metadata: Default::default(),
-        }
-    }
-
     #[test]
     fn blank_lines_are_no_records() {
         let text = b"\n{}\r\n  \t\r\n{\"a\":1}\n\n3";
         let found: Vec<&[u8]> = lines(text).map(|(start, end)| &text[start..end]).collect();
         assert_eq!(found, [&b"{}\r"[..], b"{\"a\":1}", b"3"]);
-    }
-
-    #[test]
-    fn units_hold_whole_lines_and_know_their_position() {
-        let line = format!("{{\"pad\":\"{}\"}}\n\n", "x".repeat(1000));
-        let text = "\u{feff}".to_owned() + &line.repeat(3 * RANGE / line.len());
-        let all = units(&object(), Bytes::from(text.clone()), &Decode::Ndjson);
-        assert!(all.len() >= 3, "{}", all.len());
-        let joined: Vec<u8> = all.iter().flat_map(|unit| unit.bytes.to_vec()).collect();
-        assert_eq!(joined, text.as_bytes()[3..]);
-        let mut position = 0;
-        for unit in &all {
-            assert_eq!(unit.first_position, position);
-            position += lines(&unit.bytes).count() as u64;
-            assert!(unit.bytes.ends_with(b"\n"));
-        }
-        assert_eq!(units(&object(), Bytes::from(text), &Decode::Csv).len(), 1);
-        assert!(units(&object(), Bytes::new(), &Decode::Ndjson).is_empty());
     }
 }

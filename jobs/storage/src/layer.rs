@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::fmt;
 use std::sync::Arc;
 
@@ -167,6 +167,19 @@ impl LayerStore {
             Err(StorageError::NotFound { .. }) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Bytes of an object that should not be in memory whole, and the size of all of it.
+    ///
+    /// # Errors
+    /// [`StorageError::NotFound`] when it does not exist, and when the transfer fails or the range begins behind the object's end.
+    pub async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<(u64, Bytes)> {
+        let read = async {
+            let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
+            let found = self.store.get_opts(&self.path_for_store(key)?, options).await?;
+            Ok((found.meta.size, found.bytes().await?))
+        };
+        read.await.map_err(|error| self.error("read", key, error))
     }
 
     /// Reads an object as a stream of chunks, for objects that should not be in memory whole; with its size and time as of this read.

@@ -25,6 +25,9 @@ pub(crate) type Raw<'u> = Box<dyn Fn(u32) -> String + 'u>;
 /// # Errors
 /// `CastFailed` when a value does not fit and its column says `onError: fail`.
 pub(crate) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -> Result<(Rows, Raw<'u>), StageFailure> {
+    if let Some(fault) = &unit.fault {
+        return whole_unit(RowBuilder::new(plan, unit, facts, 0), fault.clone(), unit);
+    }
     match plan.decode {
         Decode::Ndjson => ndjson::decode(plan, unit, facts),
         Decode::Json { .. } => json::decode(plan, unit, facts),

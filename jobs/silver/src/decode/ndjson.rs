@@ -4,7 +4,8 @@ use lakehouse_contract::StageFailure;
 
 use super::{Raw, malformed, not_an_object, raw_ranges, record::Reader, value::Value};
 use crate::{
-    rows::{RowBuilder, Rows},
+    cut::{EXCERPT, too_long},
+    rows::{Refused, RowBuilder, Rows},
     schema::TablePlan,
     unit::{RunFacts, Unit, lines},
 };
@@ -21,6 +22,11 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
     // Checked once as a whole; only when that fails is every line checked by itself.
     let whole = simdutf8::basic::from_utf8(bytes).ok();
     for (start, end) in lines(bytes) {
+        if (end - start) as u64 > plan.max_record_bytes {
+            ranges.push((start, start + EXCERPT.min(end - start)));
+            builder.refuse(refused_for_length(plan, unit, start, end));
+            continue;
+        }
         let end = if bytes[start..end].ends_with(b"\r") { end - 1 } else { end };
         ranges.push((start, end));
         let line = match whole {
@@ -39,4 +45,10 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
     }
     let raw = raw_ranges(unit, ranges);
     Ok((builder.finish(&raw)?, raw))
+}
+
+fn refused_for_length(plan: &TablePlan, unit: &Unit, start: usize, end: usize) -> Refused {
+    let at = |offset: usize| unit.first_byte + offset as u64;
+    let digest = lakehouse_storage::sha256(&unit.bytes[start..end]);
+    too_long(at(start), at(end), &digest, &format!("maxRecordBytes {}", plan.max_record_bytes))
 }

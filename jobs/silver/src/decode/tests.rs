@@ -23,11 +23,11 @@ const FACTS: RunFacts = RunFacts { interval_start: 0, interval_end: 86_400_000_0
 pub(crate) fn plan(columns: serde_json::Value, decode: Decode) -> TablePlan {
     let table: SilverTable =
         serde_json::from_value(serde_json::json!({"name": "t", "from": "s", "write": {"append": {}}, "columns": columns})).unwrap();
-    TablePlan::new(&ResolvedSilver { table, decode, definition_digest: String::new() }, "local/p").unwrap()
+    TablePlan::new(&ResolvedSilver { table, decode, max_record_bytes: 1 << 20, definition_digest: String::new() }, "local/p").unwrap()
 }
 
 fn unit(bytes: impl Into<bytes::Bytes>) -> Unit {
-    Unit { object: "o".into(), captured_at: Utc::now(), bytes: bytes.into(), first_position: 10 }
+    Unit { object: "o".into(), captured_at: Utc::now(), bytes: bytes.into(), first_position: 10, first_byte: 0, fault: None }
 }
 
 /// Rows as text, and (position, rule, record) of what was refused.

@@ -65,15 +65,18 @@ impl Files<'_> {
             other => other.into(),
         })?;
         let metadata = BTreeMap::from([("landing-key".to_owned(), entry.key), ("last-modified".to_owned(), rfc3339(entry.last_modified))]);
-        sink.copy(bytes, extension(self.format), ObjectFacts { records: None, metadata }).await
+        sink.copy(bytes, &extension(self.format, key), ObjectFacts { records: None, metadata }).await
     }
 }
 
-const fn extension(format: FileFormat) -> &'static str {
-    match format {
+/// The extension of a bronze object: the format's, and that of the compression where the file has one.
+fn extension(format: FileFormat, key: &str) -> String {
+    let format = match format {
         FileFormat::Json => "json",
         FileFormat::Ndjson => "ndjson",
         FileFormat::Csv => "csv",
         FileFormat::Parquet => "parquet",
-    }
+    };
+    let compression = [".gz", ".zst"].into_iter().find(|compression| key.ends_with(compression)).unwrap_or_default();
+    format!("{format}{compression}")
 }

@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use datafusion::prelude::SessionContext;
 use lakehouse_contract::{
     BronzeManifest, BronzeObject, CONTRACT_VERSION, Decode, Interval, IntervalGrain, NoProgress, ResolvedSilver, RunId, RunRef,
-    SilverInput, SourceManifest, StageOutcome, StageSpec, StoreLocation, TableRef, Work, digest_json, keys,
+    SilverInput, SourceManifest, StageOutcome, StageSpec, StoreLocation, TableRef, Work, default_max_record_bytes, digest_json, keys,
 };
 use lakehouse_storage::{Layer, Storage, sha256};
 use lakehouse_tables::Tables;
@@ -38,7 +38,7 @@ pub fn table_of(mut definition: Value, decode: Decode) -> ResolvedSilver {
     definition["from"] = "events".into();
     let table = serde_json::from_value(definition).unwrap();
     let definition_digest = digest_json(&(&table, &decode));
-    ResolvedSilver { table, decode, definition_digest }
+    ResolvedSilver { table, decode, max_record_bytes: default_max_record_bytes(), definition_digest }
 }
 
 /// Columns id int required, at timestamptz, price decimal(10,2).
