@@ -1,6 +1,9 @@
 //! Gold models: SQL over registered tables.
 
+use std::{borrow::Cow, collections::BTreeMap};
+
 use kube::KubeSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use super::table::{TableLayout, WriteMode};
@@ -28,4 +31,48 @@ pub struct GoldModel {
     /// One SELECT.
     #[schemars(length(min = 1, max = 65_536))]
     pub sql: String,
+    /// Unit tests of the query, run by `lakehouse test`. They are not part of what a run executes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub tests: Vec<ModelTest>,
+}
+
+/// A unit test: what the query answers when its tables hold the given rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelTest {
+    /// What it shows, such as `a_day_without_purchases`.
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z][a-z0-9_]*$"))]
+    pub name: String,
+    /// Interval of the run, such as `2024-01-01` or `2024-01-01T05`.
+    #[schemars(length(min = 7, max = 64))]
+    pub interval: String,
+    /// Rows of the tables that the query reads, by `silver.NAME` or `gold.NAME`. A table that is not named is empty, a column that a row does not
+    /// name is null.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 32))]
+    pub given: BTreeMap<String, Vec<TestRow>>,
+    /// The rows that the query answers, in any order, by the columns that they name.
+    #[schemars(length(max = 1000))]
+    pub expect: Vec<TestRow>,
+}
+
+/// A row: column names and values. Decimals and times are best written as text.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct TestRow(pub BTreeMap<String, serde_json::Value>);
+
+impl JsonSchema for TestRow {
+    fn schema_name() -> Cow<'static, str> {
+        "TestRow".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // Values may be of any type, which a structural schema says so.
+        json_schema!({
+            "description": "A row: column names and values. Decimals and times are best written as text.",
+            "type": "object",
+            "x-kubernetes-preserve-unknown-fields": true
+        })
+    }
 }

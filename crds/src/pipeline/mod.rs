@@ -15,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::IntervalGrain;
-pub use gold::GoldModel;
+pub use gold::{GoldModel, ModelTest, TestRow};
 pub use jobs::{JobSettings, Resources, StageSettings};
 pub use silver::{CastError, Column, Deduplicate, Expectation, Keep, Otherwise, SilverTable, TimeUnit};
 pub use source::{

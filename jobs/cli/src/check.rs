@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 use chrono::Utc;
-use lakehouse_api::{LakehousePipeline, validate::validate};
+use lakehouse_api::{LakehousePipeline, LakehousePipelineSpec, validate::validate};
 use lakehouse_contract::{Interval, ResolvedGold, ResolvedSilver, StoreLocation, TableRef, Work, resolve::Request, resolve::resolve};
 
 use crate::{
+    CliError,
     execute::NAMESPACE,
     manifests::{Bundle, Located},
 };
@@ -64,6 +65,40 @@ pub async fn check(bundle: &Bundle) -> Vec<Verdict> {
 pub fn faults(bundle: &Bundle, verdicts: &[Verdict]) -> Vec<String> {
     let of = |verdict: &Verdict| verdict.faults.iter().map(|fault| format!("{}: {fault}", verdict.object)).collect::<Vec<_>>();
     bundle.unreadable.iter().cloned().chain(verdicts.iter().flat_map(of)).collect()
+}
+
+/// A pipeline without faults, compiled.
+pub struct Compiled {
+    /// Its definition.
+    pub definition: LakehousePipelineSpec,
+    /// An interval that it can have.
+    pub interval: Interval,
+    /// Its gold models.
+    pub models: Vec<ResolvedGold>,
+    /// The schemas of all silver tables of the bundle.
+    pub schemas: BTreeMap<TableRef, SchemaRef>,
+}
+
+/// The pipelines of a bundle in which [`check`] found no fault, in their order.
+///
+/// # Errors
+/// [`CliError::Invalid`] for one that has a fault all the same.
+pub fn plans(bundle: &Bundle) -> Result<Vec<Compiled>, CliError> {
+    let resolved = bundle.pipelines.iter().map(|(_, pipeline)| resolve_pipeline(bundle, pipeline).map_err(CliError::Invalid));
+    let resolved: Vec<Plan> = resolved.collect::<Result<_, _>>()?;
+    let mut schemas = BTreeMap::new();
+    for table in resolved.iter().flat_map(|plan| &plan.tables) {
+        let schema = lakehouse_silver::check(table).map_err(|failure| CliError::Invalid(failure.to_string()))?;
+        schemas.insert(TableRef::new("silver", &table.table.name), schema);
+    }
+    let pipelines = bundle.pipelines.iter().zip(resolved);
+    let compiled = |definition: &LakehousePipelineSpec, plan: Plan| Compiled {
+        definition: definition.clone(),
+        interval: plan.interval,
+        models: plan.models,
+        schemas: schemas.clone(),
+    };
+    Ok(pipelines.map(|((_, pipeline), plan)| compiled(&pipeline.spec, plan)).collect())
 }
 
 fn shown(located: &Located) -> String {

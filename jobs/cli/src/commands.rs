@@ -7,5 +7,6 @@ pub mod run;
 pub mod sql;
 pub mod status;
 pub mod submit;
+pub mod test;
 pub mod upload;
 pub mod validate;

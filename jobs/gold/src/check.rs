@@ -28,12 +28,29 @@ pub async fn check_models(
     interval: &Interval,
 ) -> Result<Vec<Unchecked>, StageFailure> {
     let engine = Engine::new().map_err(|error| StageFailure::new(error.reason(), error))?;
+    Ok(checked(&engine, definitions, tables, interval).await?.unchecked)
+}
+
+/// What a check found.
+pub(crate) struct Checked {
+    /// Models that can be planned, in their order, with the schemas of their tables.
+    pub(crate) known: Vec<(models::Model, SchemaRef)>,
+    /// The others.
+    pub(crate) unchecked: Vec<Unchecked>,
+}
+
+pub(crate) async fn checked(
+    engine: &Engine,
+    definitions: &[ResolvedGold],
+    tables: &BTreeMap<TableRef, SchemaRef>,
+    interval: &Interval,
+) -> Result<Checked, StageFailure> {
     for (table, schema) in tables {
         engine.register_empty(table, schema.clone()).map_err(|error| sql_failure(table, &error))?;
     }
     let mut unchecked: Vec<Unchecked> = Vec::new();
     let mut known = Vec::new();
-    let ordered = models::ordered(&engine, definitions)?;
+    let ordered = models::ordered(engine, definitions)?;
     for model in &ordered {
         let is_known = |table: &TableRef| tables.contains_key(table) || known.iter().any(|m: &models::Model| m.table == *table);
         match model.query.tables().iter().find(|table| !is_known(table)) {
@@ -41,9 +58,9 @@ pub async fn check_models(
             None => known.push(model.clone()),
         }
     }
-    let schemas = models::plan_all(&engine, &known, interval).await?;
-    for (model, schema) in known.iter().zip(schemas) {
-        table_definition(&model.table, &model.definition, schema, "")?;
+    let schemas = models::plan_all(engine, &known, interval).await?;
+    for (model, schema) in known.iter().zip(&schemas) {
+        table_definition(&model.table, &model.definition, schema.clone(), "")?;
     }
-    Ok(unchecked)
+    Ok(Checked { known: known.into_iter().zip(schemas).collect(), unchecked })
 }

@@ -19,6 +19,7 @@ mod pins;
 mod run;
 mod schema;
 mod statement;
+mod testing;
 
 pub use check::{Unchecked, check_models};
 pub use datafusion;
@@ -26,3 +27,4 @@ pub use engine::{Engine, NAMESPACES};
 pub use error::SqlError;
 pub use run::run;
 pub use statement::{PARAMETERS, Query};
+pub use testing::{Fault, Tested, test_models};
