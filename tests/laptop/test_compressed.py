@@ -5,6 +5,7 @@ import hashlib
 import json
 import resource
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from support.lakehouse import Lakehouse
 from support.manifests import Document, column, landed
 from support.readers import Row
 
+Pack = Callable[[bytes], bytes]
 DAY = "2024-05-01"
 IDS = list(range(2000))
 LINES = [json.dumps({"id": number}).encode() for number in IDS]
@@ -51,7 +53,7 @@ def run(lake: Lakehouse, form: str, files: dict[str, bytes], **more: object) -> 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstd], ids=["gzip", "zstd"])
 @pytest.mark.parametrize(("form", "content"), [("ndjson", NDJSON), ("csv", CSV)], ids=["ndjson", "csv"])
-def test_compressed_files_are_read(lake: Lakehouse, pack, form: str, content: bytes) -> None:
+def test_compressed_files_are_read(lake: Lakehouse, pack: Pack, form: str, content: bytes) -> None:
     packed = pack(content)
     ids, quarantine = run(lake, form, {f"a.{form}.gz": packed})
     assert (ids, quarantine) == (IDS, [])
@@ -72,7 +74,7 @@ def test_members_one_after_the_other_are_one_file(lake: Lakehouse) -> None:
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, zstd], ids=["gzip", "zstd"])
-def test_a_truncated_file_gives_its_whole_lines_and_one_record_that_says_so(lake: Lakehouse, pack) -> None:
+def test_a_truncated_file_gives_its_whole_lines_and_one_record_that_says_so(lake: Lakehouse, pack: Pack) -> None:
     ids, quarantine = run(lake, "ndjson", {"a": pack(NDJSON)[:-20], "b": b'{"id": 7000}\n'})
     assert ids[-1] == 7000
     assert ids[:-1] == IDS[: len(ids) - 1], "every whole line before the damage, none twice"

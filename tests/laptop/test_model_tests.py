@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from support import manifests
-from support.lakehouse import Lakehouse
+from support.lakehouse import Lakehouse, Outcome
 from support.manifests import DEPLOY, Document, column, landed
 
 SQL = """
@@ -43,7 +43,7 @@ GIVEN = {
 }
 
 
-def run(lake: Lakehouse, tmp_path: Path, *arguments: str, **test: object):
+def run(lake: Lakehouse, tmp_path: Path, *arguments: str, **test: object) -> Outcome:
     """`lakehouse test` over this test."""
     manifest = manifests.write(tmp_path / "totals.yaml", manifests.lakehouse(), definition(**test))
     return lake.command("test", "-f", manifest, *arguments)

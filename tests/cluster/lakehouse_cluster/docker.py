@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-from contextlib import suppress
 from pathlib import Path
 
 from .cache import artifact, digest
@@ -68,21 +67,15 @@ def ensure_daemon() -> None:
 def _start() -> None:
     ensure_root("starting dockerd (no docker daemon answers)")
     _enable_forwarding()
-    command = ["dockerd"]
+    # what starts it may stand back behind other work (`prepare`); the cluster that it will run may not
+    command = ["nice", "-n", str(-os.nice(0)), "dockerd"]
     if missing_sys_resource():
         command += [f"--add-runtime={_RUNTIME}={_runtime_wrapper()}", f"--default-runtime={_RUNTIME}"]
     log = cache_dir() / "dockerd.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     say(f"starting dockerd (log: {log})")
     with open(log, "ab") as out:
-        daemon = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-            preexec_fn=_at_normal_priority,
-        )
+        daemon = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True)
 
     def answers() -> bool:
         if daemon.poll() is not None:
@@ -91,12 +84,6 @@ def _start() -> None:
         return succeeds(["docker", "info"])
 
     wait_until(answers, timeout=60, what="an answer from the docker daemon just started")
-
-
-def _at_normal_priority() -> None:
-    """What starts the daemon may stand back behind other work (`prepare`); the cluster that it will run may not."""
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, 0)
 
 
 def _enable_forwarding() -> None:
