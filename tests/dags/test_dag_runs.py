@@ -222,6 +222,24 @@ def test_a_day_of_crypto(api: FakeApi, dags: dict[str, DAG], monkeypatch: pytest
     assert xcom(run, "gold")["tables"][1]["name"] == "gold.daily_summary"
 
 
+def in_order(monkeypatch: pytest.MonkeyPatch, first: str, second: str) -> None:
+    """Keeps one task from running before another has.
+
+    `dag.test()` runs tasks one at a time, in the order of a set, so a sensor would wait for ever for a task that comes after it.
+    """
+    from airflow.sdk.definitions import dag
+
+    real, begun = dag._run_task, set[str]()
+
+    def run(*, ti: Any, **arguments: Any) -> Any:
+        if ti.task_id == second and first not in begun:
+            return None  # it stays scheduled, and the next round asks again
+        begun.add(ti.task_id)
+        return real(ti=ti, **arguments)
+
+    monkeypatch.setattr(dag, "_run_task", run)
+
+
 def test_a_failed_ingest_ends_the_dag_run(
     api: FakeApi, dags: dict[str, DAG], alerts: Webhook, once: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,6 +250,7 @@ def test_a_failed_ingest_ends_the_dag_run(
 
     monkeypatch.setattr(KubernetesPodOperator, "execute", execute)
     monkeypatch.setattr(dags["pulse"].get_task("bronze"), "poke_interval", 0.5)
+    in_order(monkeypatch, "ingest", "bronze")
     begun = time.monotonic()
     run = dags["pulse"].test(logical_date=at(18))
     assert run.state == "failed"
