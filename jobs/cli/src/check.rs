@@ -8,7 +8,6 @@ use lakehouse_api::{LakehousePipeline, LakehousePipelineSpec, validate::validate
 use lakehouse_contract::{Interval, ResolvedGold, ResolvedSilver, StoreLocation, TableRef, Work, resolve::Request, resolve::resolve};
 
 use crate::{
-    CliError,
     execute::NAMESPACE,
     manifests::{Bundle, Located},
 };
@@ -24,10 +23,34 @@ pub struct Verdict {
     pub notes: Vec<String>,
 }
 
-/// Checks every document of a bundle, in its order.
-pub async fn check(bundle: &Bundle) -> Vec<Verdict> {
+/// What a check of a bundle found.
+pub struct Checked {
+    /// One for every document, in its order.
+    pub verdicts: Vec<Verdict>,
+    /// The pipelines that can be resolved.
+    pub pipelines: Vec<Compiled>,
+    /// The schemas of all silver tables, which models may read.
+    pub schemas: BTreeMap<TableRef, SchemaRef>,
+}
+
+/// A pipeline, resolved for an interval that it can have.
+pub struct Compiled {
+    /// Place of its verdict.
+    verdict: usize,
+    /// Its definition.
+    pub definition: LakehousePipelineSpec,
+    /// The interval.
+    pub interval: Interval,
+    /// Its silver tables.
+    tables: Vec<ResolvedSilver>,
+    /// Its gold models.
+    pub models: Vec<ResolvedGold>,
+}
+
+/// Checks every document of a bundle.
+pub async fn check(bundle: &Bundle) -> Checked {
     let mut verdicts = Vec::new();
-    let mut resolved = Vec::new();
+    let mut pipelines = Vec::new();
     for located in &bundle.documents {
         let mut verdict = Verdict { object: shown(located), faults: Vec::new(), notes: Vec::new() };
         verdict.faults.extend(validate(&located.document.value).iter().map(ToString::to_string));
@@ -37,17 +60,17 @@ pub async fn check(bundle: &Bundle) -> Vec<Verdict> {
                 && pipeline.metadata.name.as_deref() == Some(located.document.name())
         });
         if let Some((_, pipeline)) = pipeline.filter(|_| verdict.faults.is_empty()) {
-            match resolve_pipeline(bundle, pipeline) {
-                Ok(plan) => resolved.push((verdicts.len(), plan)),
+            match resolve_pipeline(bundle, pipeline, verdicts.len()) {
+                Ok(compiled) => pipelines.push(compiled),
                 Err(fault) => verdict.faults.push(fault),
             }
         }
         verdicts.push(verdict);
     }
-    let schemas = check_silver(&resolved, &mut verdicts);
-    for (index, plan) in &resolved {
-        let verdict = &mut verdicts[*index];
-        match lakehouse_gold::check_models(&plan.models, &schemas, &plan.interval).await {
+    let schemas = check_silver(&pipelines, &mut verdicts);
+    for pipeline in &pipelines {
+        let verdict = &mut verdicts[pipeline.verdict];
+        match lakehouse_gold::check_models(&pipeline.models, &schemas, &pipeline.interval).await {
             Ok(unchecked) => verdict.notes.extend(
                 unchecked
                     .into_iter()
@@ -58,7 +81,7 @@ pub async fn check(bundle: &Bundle) -> Vec<Verdict> {
             Err(failure) => verdict.faults.push(failure.to_string()),
         }
     }
-    verdicts
+    Checked { verdicts, pipelines, schemas }
 }
 
 /// All faults of a bundle, one line each.
@@ -67,51 +90,11 @@ pub fn faults(bundle: &Bundle, verdicts: &[Verdict]) -> Vec<String> {
     bundle.unreadable.iter().cloned().chain(verdicts.iter().flat_map(of)).collect()
 }
 
-/// A pipeline without faults, compiled.
-pub struct Compiled {
-    /// Its definition.
-    pub definition: LakehousePipelineSpec,
-    /// An interval that it can have.
-    pub interval: Interval,
-    /// Its gold models.
-    pub models: Vec<ResolvedGold>,
-    /// The schemas of all silver tables of the bundle.
-    pub schemas: BTreeMap<TableRef, SchemaRef>,
-}
-
-/// The pipelines of a bundle in which [`check`] found no fault, in their order.
-///
-/// # Errors
-/// [`CliError::Invalid`] for one that has a fault all the same.
-pub fn plans(bundle: &Bundle) -> Result<Vec<Compiled>, CliError> {
-    let resolved = bundle.pipelines.iter().map(|(_, pipeline)| resolve_pipeline(bundle, pipeline).map_err(CliError::Invalid));
-    let resolved: Vec<Plan> = resolved.collect::<Result<_, _>>()?;
-    let mut schemas = BTreeMap::new();
-    for table in resolved.iter().flat_map(|plan| &plan.tables) {
-        let schema = lakehouse_silver::check(table).map_err(|failure| CliError::Invalid(failure.to_string()))?;
-        schemas.insert(TableRef::new("silver", &table.table.name), schema);
-    }
-    let pipelines = bundle.pipelines.iter().zip(resolved);
-    let compiled = |definition: &LakehousePipelineSpec, plan: Plan| Compiled {
-        definition: definition.clone(),
-        interval: plan.interval,
-        models: plan.models,
-        schemas: schemas.clone(),
-    };
-    Ok(pipelines.map(|((_, pipeline), plan)| compiled(&pipeline.spec, plan)).collect())
-}
-
 fn shown(located: &Located) -> String {
     format!("{}: {} {}", located.file.display(), located.document.kind(), located.document.name())
 }
 
-struct Plan {
-    interval: Interval,
-    tables: Vec<ResolvedSilver>,
-    models: Vec<ResolvedGold>,
-}
-
-fn resolve_pipeline(bundle: &Bundle, pipeline: &LakehousePipeline) -> Result<Plan, String> {
+fn resolve_pipeline(bundle: &Bundle, pipeline: &LakehousePipeline, verdict: usize) -> Result<Compiled, String> {
     let lakehouse = bundle.lakehouse_of(pipeline)?;
     let name = pipeline.metadata.name.clone().unwrap_or_default();
     let now = Utc::now();
@@ -128,27 +111,28 @@ fn resolve_pipeline(bundle: &Bundle, pipeline: &LakehousePipeline) -> Result<Pla
         parameters: BTreeMap::new(),
         store: StoreLocation::Local { root: String::new(), landing: None },
     };
-    let mut plan = Plan { interval, tables: Vec::new(), models: Vec::new() };
+    let definition = pipeline.spec.clone();
+    let mut compiled = Compiled { verdict, definition, interval, tables: Vec::new(), models: Vec::new() };
     for spec in resolve(&pipeline.spec, &lakehouse, &request).map_err(|error| error.to_string())? {
         match spec.work {
             Work::Ingest { .. } => {}
-            Work::Silver { tables, .. } => plan.tables = tables,
-            Work::Gold { models } => plan.models = models,
+            Work::Silver { tables, .. } => compiled.tables = tables,
+            Work::Gold { models } => compiled.models = models,
         }
     }
-    Ok(plan)
+    Ok(compiled)
 }
 
 /// Compiles every silver table as the stage does; answers the schemas that models may read.
-fn check_silver(resolved: &[(usize, Plan)], verdicts: &mut [Verdict]) -> BTreeMap<TableRef, SchemaRef> {
+fn check_silver(pipelines: &[Compiled], verdicts: &mut [Verdict]) -> BTreeMap<TableRef, SchemaRef> {
     let mut schemas = BTreeMap::new();
-    for (index, plan) in resolved {
-        for table in &plan.tables {
+    for pipeline in pipelines {
+        for table in &pipeline.tables {
             match lakehouse_silver::check(table) {
                 Ok(schema) => {
                     schemas.insert(TableRef::new("silver", &table.table.name), schema);
                 }
-                Err(failure) => verdicts[*index].faults.push(failure.to_string()),
+                Err(failure) => verdicts[pipeline.verdict].faults.push(failure.to_string()),
             }
         }
     }

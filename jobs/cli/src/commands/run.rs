@@ -87,7 +87,7 @@ pub async fn run(arguments: RunArguments) -> Result<(), CliError> {
     for (name, url) in &arguments.set_connection {
         bundle.set_connection(name, url);
     }
-    let found = faults(&bundle, &check(&bundle).await);
+    let found = faults(&bundle, &check(&bundle).await.verdicts);
     if !found.is_empty() {
         return Err(CliError::Faults(found));
     }

@@ -8,7 +8,7 @@ use lakehouse_gold::{Fault, Tested};
 
 use crate::{
     CliError,
-    check::{check, faults, plans},
+    check::{check, faults},
     manifests::Bundle,
     print,
 };
@@ -30,19 +30,20 @@ pub struct TestArguments {
 /// [`CliError::Faults`] when a manifest is wrong, [`CliError::Invalid`] when tests failed or a model has no test.
 pub async fn run(arguments: TestArguments) -> Result<(), CliError> {
     let bundle = Bundle::read(&arguments.file)?;
-    let verdicts = check(&bundle).await;
-    let faults = faults(&bundle, &verdicts);
+    let checked = check(&bundle).await;
+    let faults = faults(&bundle, &checked.verdicts);
     if !faults.is_empty() {
         return Err(CliError::Faults(faults));
     }
     let (mut passed, mut failed) = (0, 0);
     let mut untested: Vec<&String> = arguments.model.iter().collect();
-    for plan in plans(&bundle)? {
-        let wanted = plan.definition.gold.iter().filter(|model| arguments.model.is_empty() || arguments.model.contains(&model.name));
+    for pipeline in &checked.pipelines {
+        let wanted = pipeline.definition.gold.iter().filter(|model| arguments.model.is_empty() || arguments.model.contains(&model.name));
         let tests: Vec<_> =
             wanted.flat_map(|model| model.tests.iter().map(|test| (TableRef::new("gold", &model.name), test.clone()))).collect();
         untested.retain(|name| !tests.iter().any(|(table, _)| table.name == **name));
-        let tested = lakehouse_gold::test_models(&plan.models, &tests, &plan.schemas, plan.definition.interval, &plan.interval).await;
+        let tested =
+            lakehouse_gold::test_models(&pipeline.models, &tests, &checked.schemas, pipeline.definition.interval, &pipeline.interval).await;
         for test in tested.map_err(|failure| CliError::Faults(vec![failure.to_string()]))? {
             match test.fault {
                 None => passed += 1,

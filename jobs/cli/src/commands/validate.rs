@@ -25,7 +25,7 @@ pub struct ValidateArguments {
 /// [`CliError::Faults`] with all faults.
 pub async fn run(arguments: ValidateArguments) -> Result<(), CliError> {
     let bundle = Bundle::read(&arguments.file)?;
-    let verdicts = check(&bundle).await;
+    let verdicts = check(&bundle).await.verdicts;
     for verdict in &verdicts {
         if verdict.faults.is_empty() {
             print(&format!("{}: ok\n", verdict.object))?;
