@@ -13,10 +13,10 @@ fn generated_yaml_and_chart_are_up_to_date() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(directory);
         let there: BTreeSet<String> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         let expected: BTreeSet<String> = all_crds().iter().map(|(file, _)| (*file).to_owned()).collect();
-        assert_eq!(there, expected, "files in {directory}: run `cargo run --release -p lakehouse-api`");
+        assert_eq!(there, expected, "files in {directory}: run `make crds`");
         for (file, crd) in all_crds() {
             let text = fs::read_to_string(path.join(file)).unwrap();
-            assert!(text == crd_yaml(&crd).unwrap(), "{directory}/{file} is stale: run `cargo run --release -p lakehouse-api`");
+            assert!(text == crd_yaml(&crd).unwrap(), "{directory}/{file} is stale: run `make crds`");
         }
     }
 }

@@ -68,11 +68,11 @@ impl JsonSchema for TestRow {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // Values may be of any type, which a structural schema says so.
+        // A value of any type, in the words of a structural schema.
         json_schema!({
             "description": "A row: column names and values. Decimals and times are best written as text.",
             "type": "object",
-            "x-kubernetes-preserve-unknown-fields": true
+            "additionalProperties": {"nullable": true, "x-kubernetes-preserve-unknown-fields": true}
         })
     }
 }

@@ -31,8 +31,8 @@ pub struct UploadArguments {
     /// Replace a file that is there with another content. Bronze keeps what earlier runs took from it.
     #[arg(long)]
     replace: bool,
-    /// Folder with the tables; default `.lakehouse`, unless --store-endpoint names an S3 store.
-    #[arg(long, value_name = "DIR", env = "LAKEHOUSE_LOCAL")]
+    /// Folder with the tables. Without it and without --store-endpoint: LAKEHOUSE_LOCAL, or else `.lakehouse`.
+    #[arg(long, value_name = "DIR")]
     local: Option<PathBuf>,
     /// Where the landing layer of an S3 store is: a bucket, or bucket/prefix.
     #[arg(long, value_name = "BUCKET", default_value = "landing")]
@@ -68,7 +68,9 @@ fn open(arguments: &UploadArguments) -> Result<Storage, CliError> {
     if arguments.local.is_none() && arguments.store.store_endpoint.is_some() {
         return Ok(arguments.store.open(&[(Layer::Landing, arguments.landing_bucket.as_str())])?);
     }
-    let local = Local::create(arguments.local.as_deref())?;
+    // A folder of the environment does not stand in the way of a store that is named.
+    let local = arguments.local.clone().or_else(|| std::env::var_os("LAKEHOUSE_LOCAL").map(PathBuf::from));
+    let local = Local::create(local.as_deref())?;
     Ok(open_storage(&local.location(None))?)
 }
 
