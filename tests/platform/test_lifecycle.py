@@ -10,8 +10,9 @@ from documents import pipeline, renamed_tables, run
 from kubernetes import Kubernetes, condition, finished, stage
 
 DAY = "2024-03-01"
-# Enough work that a stage can be met while it runs: many events, and for gold a model that compares many pairs of them.
-EVENTS = 400_000
+# Enough work that a stage of images built with the profile `dev` can be met while it runs, a few seconds each: many events, and for gold a
+# model that compares many pairs of them. Images built with `release` need four times as many.
+EVENTS = 100_000
 PAIRS = {
     "name": "pairs",
     "write": {"replaceInterval": {"column": "day"}},
@@ -114,7 +115,7 @@ def test_a_job_cleaned_up_while_the_operator_is_down_is_not_run_again(
 
 
 def test_cancelling_stops_the_jobs(kubernetes: Kubernetes) -> None:
-    kubernetes.apply(shop("cancelled", events=3_000_000), run("cancelled-run", "cancelled", DAY))
+    kubernetes.apply(shop("cancelled", events=1_000_000), run("cancelled-run", "cancelled", DAY))
     kubernetes.wait("a running ingest", lambda: running_job(kubernetes, "cancelled-run", "ingest"))
     kubernetes.run("patch", "lhr", "cancelled-run", "--type=merge", "-p", '{"spec":{"state":"Cancelled"}}')
     done = kubernetes.wait_finished("cancelled-run", 60)
