@@ -313,7 +313,8 @@ pub struct FilesSource {
     pub max_record_bytes: i64,
 }
 
-fn default_max_record_bytes() -> i64 {
+/// [`FilesSource::max_record_bytes`] where nothing is said: 16 MiB.
+pub const fn default_max_record_bytes() -> i64 {
     16 << 20
 }
 

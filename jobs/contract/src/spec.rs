@@ -192,9 +192,9 @@ pub struct ResolvedSilver {
     pub definition_digest: String,
 }
 
-/// [`ResolvedSilver::max_record_bytes`] of sources that do not say it: 16 MiB.
+/// [`ResolvedSilver::max_record_bytes`] of sources that do not say it.
 pub const fn default_max_record_bytes() -> u64 {
-    16 << 20
+    lakehouse_api::pipeline::source::default_max_record_bytes().unsigned_abs()
 }
 
 /// How bronze objects become records.

@@ -12,14 +12,15 @@ use arrow::{
     json::ReaderBuilder,
     util::display::{ArrayFormatter, FormatOptions},
 };
-use datafusion::{common::DataFusionError, datasource::MemTable};
+use datafusion::datasource::MemTable;
 use lakehouse_api::pipeline::{ModelTest, TestRow};
-use lakehouse_contract::{Interval, IntervalGrain, ResolvedGold, StageFailure, TableRef};
+use lakehouse_contract::{Interval, IntervalGrain, Reason, ResolvedGold, StageFailure, TableRef};
+use lakehouse_tables::conform;
 
 use crate::{
     Engine, SqlError,
     check::{Unchecked, checked},
-    failure::sql_failure,
+    failure::{sql_failure, table_failure},
     models::{Model, plan},
     schema::table_schema,
 };
@@ -90,7 +91,7 @@ async fn outcome(model: &Model, test: &ModelTest, schemas: &BTreeMap<TableRef, S
     model.definition.read_start = Interval::shifted(grain, interval.start, -model.definition.model.lookback);
     let engine = Engine::new().map_err(|error| Fault::Failed(error.to_string()))?;
     register(&engine, &model, test, schemas)?;
-    let rows = rows(&engine, &model, &interval).await.map_err(|error| Fault::Failed(sql_failure(&model.table, &error).message))?;
+    let rows = rows(&engine, &model, &interval).await.map_err(|failure| Fault::Failed(failure.message))?;
     compare(&rows, &test.expect)
 }
 
@@ -140,21 +141,16 @@ fn decode(schema: &SchemaRef, rows: &[TestRow]) -> Result<RecordBatch, String> {
     concat_batches(schema, &batches).map_err(|error| error.to_string())
 }
 
-/// The rows as the table would have them.
-async fn rows(engine: &Engine, model: &Model, interval: &Interval) -> Result<RecordBatch, SqlError> {
-    let frame = engine.data_frame(plan(engine, model, interval).await?);
-    let schema = table_schema(frame.schema().as_arrow())?;
-    let batches = frame.collect().await.map_err(SqlError::of)?;
-    let conformed: Result<Vec<RecordBatch>, _> = batches
-        .iter()
-        .map(|batch| {
-            let columns = batch.columns().iter().zip(schema.fields());
-            let columns: Result<Vec<_>, _> = columns.map(|(column, field)| arrow::compute::cast(column, field.data_type())).collect();
-            RecordBatch::try_new(nullable(&schema), columns?)
-        })
-        .collect();
-    let failed = |error| SqlError::of(DataFusionError::ArrowError(Box::new(error), None));
-    concat_batches(&nullable(&schema), &conformed.map_err(failed)?).map_err(failed)
+/// The rows as the stage would write them.
+async fn rows(engine: &Engine, model: &Model, interval: &Interval) -> Result<RecordBatch, StageFailure> {
+    let sql = |error: SqlError| sql_failure(&model.table, &error);
+    let plan = plan(engine, model, interval).await.map_err(sql)?;
+    let frame = engine.data_frame(plan);
+    let schema = nullable(table_schema(frame.schema().as_arrow()).map_err(sql)?.as_ref());
+    let batches = frame.collect().await.map_err(|error| sql(SqlError::of(error)))?;
+    let conformed = batches.iter().map(|batch| conform(&model.table, batch, &schema)).collect::<Result<Vec<_>, _>>();
+    let conformed = conformed.map_err(|error| table_failure(&error))?;
+    concat_batches(&schema, &conformed).map_err(|error| StageFailure::new(Reason::Internal, error))
 }
 
 fn compare(rows: &RecordBatch, expect: &[TestRow]) -> Result<(), Fault> {

@@ -1,4 +1,4 @@
-//! The input: which bronze manifest, pinned for the run, and its objects checked against their digests.
+//! The input: which bronze manifest, pinned for the run.
 
 use bytes::Bytes;
 use lakehouse_contract::{BronzeManifest, Reason, SilverInput, SourceManifest, Stage, StageFailure, StageSpec, keys};

@@ -27,7 +27,7 @@ pub(crate) struct Quarantined {
     pub(crate) object: Arc<str>,
     /// Number of the record in its object.
     pub(crate) position: u64,
-    /// `cast:<column>`, `required:<column>`, `malformed`, `not_an_object`, `outside_interval`, or an expectation's name.
+    /// `cast:<column>`, `required:<column>`, `malformed`, `not_an_object`, `too_long`, `outside_interval`, or an expectation's name.
     pub(crate) rule: Cow<'static, str>,
     /// What is wrong, as a person reads it.
     pub(crate) reason: String,

@@ -19,7 +19,7 @@ use crate::{
 /// A record that cannot become a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Refused {
-    /// `cast:<column>`, `required:<column>`, `malformed`, `not_an_object`.
+    /// `cast:<column>`, `required:<column>`, `malformed`, `not_an_object`, `too_long`.
     pub(crate) rule: String,
     /// What is wrong, as a person reads it.
     pub(crate) reason: String,

@@ -1,4 +1,4 @@
-//! Units of work: a whole object, or a range of lines of one.
+//! Units of work: a whole object, a range of lines of one, or a record that cannot be decoded.
 
 use std::sync::Arc;
 

@@ -21,7 +21,7 @@ fn files(folder: &str) -> Vec<PathBuf> {
 async fn faults_of(file: &Path) -> Vec<String> {
     let companion = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/lakehouse.yaml");
     let bundle = Bundle::read(&[file.to_owned(), companion]).unwrap();
-    faults(&bundle, &check(&bundle).await)
+    faults(&bundle, &check(&bundle).await.verdicts)
 }
 
 #[tokio::test]
@@ -39,7 +39,7 @@ async fn every_sample_is_valid() {
 async fn samples_are_checked_to_the_last_model() {
     for file in files("") {
         let bundle = Bundle::read(std::slice::from_ref(&file)).unwrap();
-        for verdict in check(&bundle).await {
+        for verdict in check(&bundle).await.verdicts {
             assert_eq!(verdict.notes, Vec::<String>::new(), "{}", file.display());
         }
     }
