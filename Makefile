@@ -85,7 +85,8 @@ fmt: ## format Rust and Python
 	tests/run --format
 
 crds: ## write the CRD YAML from the Rust types
-	cargo run --profile $(PROFILE) --workspace --locked --bin lakehouse-api
+	cargo build --profile $(PROFILE) --workspace --locked --bin lakehouse-api
+	$(LAKEHOUSE)-api
 
 clean: ## remove build output and the laptop's tables; caches outside the tree stay
 	rm -rf target $(LAKEHOUSE_LOCAL)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+from deltalake import DeltaTable
 from faults import specs
 from pyarrow import parquet
 from pyiceberg.table import Table
@@ -99,7 +100,7 @@ class Lake:
         finally:
             # A database with connections cannot be copied.
             catalog.engine.dispose()
-        return dict(sorted((iceberg | self._parquet_tables()).items()))
+        return dict(sorted((iceberg | self._parquet_tables() | self._delta_tables()).items()))
 
     def _iceberg_table(self, table: Table) -> TableState:
         present = {f"s3://{key}" for key in self._files.find(table.location().removeprefix("s3://"))}
@@ -130,6 +131,26 @@ class Lake:
             name = "{namespace}.{name}".format(**manifest["table"])
             state = sorted_rows(pa.concat_tables(rows)) if rows else pa.table({})
             found[name] = TableState(state, (f"generation {manifest['generation']}", *tokens))
+        return found
+
+    def _delta_tables(self) -> dict[str, TableState]:
+        """Every Delta table of the silver layer as delta-rs reads it, none of whose versions lacks a file."""
+        found = {}
+        keys = self.keys("silver")
+        for folder in sorted({key.split("/_delta_log/")[0] for key in keys if "/_delta_log/" in key}):
+            table = DeltaTable(f"s3://{self.layers['silver']}/{folder}", storage_options=self._minio.delta_options())
+            tokens = []
+            for version in range(table.version() + 1):
+                lines = self.read("silver", f"{folder}/_delta_log/{version:020}.json").splitlines()
+                actions = [json.loads(line) for line in lines]
+                needed = {f"{folder}/{action['add']['path']}" for action in actions if "add" in action}
+                missing = sorted(needed - set(keys))
+                assert not missing, f"version {version} of {folder} needs {missing}"
+                batches = [action["txn"]["appId"].split("/", 2)[2] for action in actions if "txn" in action]
+                tokens += [json.loads(batch)["token"] for batch in batches]
+            space, _, name = folder.rpartition("/")
+            namespace = "quarantine" if space else "silver"
+            found[f"{namespace}.{name}"] = TableState(sorted_rows(table.to_pyarrow_table()), tuple(tokens))
         return found
 
     def ingested(self, day: dict[str, str]) -> Ingested:

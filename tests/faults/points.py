@@ -71,6 +71,16 @@ def parquet_manifest(name: str, generation: int) -> str:
     return rf"^/silver/[^/]+/{name}/_manifest/{generation:012}\.json$"
 
 
+def delta_file(name: str) -> str:
+    """The path of a data file of a Delta table of silver."""
+    return rf"^/silver/[^/]+/{name}/part-.*\.parquet$"
+
+
+def delta_commit(name: str, version: int) -> str:
+    """The path of a commit of a Delta table of silver: 0 creates it, 1 is the first day's."""
+    return rf"^/silver/[^/]+/{name}/_delta_log/{version:020}\.json$"
+
+
 def swap(table: str) -> Callable[[object], bool]:
     """The commit of the Iceberg table `namespace.name`: the catalog moves it to its next metadata file."""
     return pg.statement(r"^\s*UPDATE\s+iceberg_tables", *table.split("."))

@@ -144,6 +144,16 @@ SILVER_TABLES: list[dict[str, Any]] = [
     },
 ]
 
+# The same ways of writing with Delta's log.
+SILVER_TABLES += [
+    {
+        **table,
+        "name": f"delta_{table['name']}",
+        "table": {"format": "delta", **({} if "merge" in table["write"] else {"partitionBy": ["event_type"]})},
+    }
+    for table in SILVER_TABLES[:3]
+]
+
 
 def silver_work(day: dict[str, str], tables: list[dict[str, Any]]) -> dict[str, Any]:
     resolved = [

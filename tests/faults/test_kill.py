@@ -7,6 +7,8 @@ from faults.points import (
     Point,
     commit,
     creation,
+    delta_commit,
+    delta_file,
     iceberg_file,
     parquet_file,
     parquet_manifest,
@@ -43,6 +45,10 @@ SILVER_POINTS = [
     *commit("quarantine", swap("quarantine.events")),
     *commit("parquet-creation", put(parquet_manifest("event_files", 0))),
     *commit("parquet", put(parquet_manifest("event_files", 1)), "silver.event_files"),
+    *upload("delta-appended", delta_file("delta_event_log")),
+    *commit("delta-merge", put(delta_commit("delta_customers", 2)), "silver.delta_customers"),
+    *commit("delta-replaceInterval", put(delta_commit("delta_events", 2)), "silver.delta_events"),
+    *commit("delta-append", put(delta_commit("delta_event_log", 2)), "silver.delta_event_log"),
     reported("silver"),
 ]
 
@@ -87,6 +93,7 @@ def test_gold(stand: Stand, gold_baseline: Baseline, point: Point) -> None:
 CREATIONS = [
     *commit("silver", creation("silver.events")),
     *commit("quarantine", creation("quarantine.events")),
+    *commit("delta", put(delta_commit("delta_events", 0))),
 ]
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from faults import baseline, pg, s3
 from faults.baseline import Baseline
-from faults.points import iceberg_file, parquet_manifest, put, swap
+from faults.points import delta_commit, iceberg_file, parquet_manifest, put, swap
 from faults.proxy import Answer, Fault, Reset, Spot
 from faults.stand import Spec, Stand
 
@@ -44,6 +44,12 @@ def test_ingest_manifest(stand: Stand, ingest_baseline: Baseline, lost: Answer |
 @pytest.mark.parametrize("lost", LOST.values(), ids=LOST)
 def test_parquet_manifest(stand: Stand, silver_baseline: Baseline, lost: Answer | Reset) -> None:
     succeeds(stand, silver_baseline, baseline.SILVER, ("silver",), put(parquet_manifest("event_files", 1)), lost)
+
+
+@pytest.mark.parametrize("lost", LOST.values(), ids=LOST)
+@pytest.mark.parametrize("table", ["delta_customers", "delta_events", "delta_event_log"])
+def test_delta_commit(stand: Stand, silver_baseline: Baseline, table: str, lost: Answer | Reset) -> None:
+    succeeds(stand, silver_baseline, baseline.SILVER, ("silver",), put(delta_commit(table, 2)), lost)
 
 
 @pytest.mark.parametrize("lost", LOST_BY_CATALOG.values(), ids=LOST_BY_CATALOG)

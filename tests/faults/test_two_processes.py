@@ -9,7 +9,7 @@ import pytest
 from faults import baseline, specs
 from faults.baseline import Baseline
 from faults.job import JOB_SECONDS
-from faults.points import parquet_manifest, put, swap
+from faults.points import delta_commit, parquet_manifest, put, swap
 from faults.stand import Spec, Stand
 from support.jobs import RETRYABLE
 from support.serving import ServerInThread
@@ -51,6 +51,8 @@ SILVER_COMMITS = {
     "append": swap("silver.event_log"),
     "quarantine": swap("quarantine.events"),
     "parquet": put(parquet_manifest("event_files", 1)),
+    "delta-append": put(delta_commit("delta_event_log", 2)),
+    "delta-replaceInterval": put(delta_commit("delta_events", 2)),
 }
 
 

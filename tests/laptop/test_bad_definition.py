@@ -69,7 +69,7 @@ CASES = {
     ),
     "merge into Parquet": Case(
         lambda d: d["spec"]["silver"][0].update(table={"format": "parquet"}),
-        ("write.merge needs format iceberg: parquet tables have no commit log",),
+        ("write.merge needs format iceberg or delta: parquet tables have no commit log",),
     ),
     "two write modes": Case(
         lambda d: d["spec"]["silver"][0]["write"].update(append={}), ("write needs exactly one of append",)

@@ -59,6 +59,16 @@ class Minio:
             "s3.region": self.region,
         }
 
+    def delta_options(self) -> dict[str, str]:
+        """Storage options of delta-rs."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
+            "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
+            "AWS_REGION": REGION,
+            "AWS_ALLOW_HTTP": "true",
+        }
+
     def files(self) -> s3fs.S3FileSystem:
         """The store as a file system; nothing is cached."""
         return s3fs.S3FileSystem(

@@ -8,9 +8,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TableLayout {
-    /// iceberg (the default) or parquet.
+    /// iceberg (the default), delta or parquet.
     pub format: TableFormat,
-    /// Partition fields: `column`, `year(c)`, `month(c)`, `day(c)`, `hour(c)`, `bucket(16, c)`, `truncate(4, c)`.
+    /// Partition fields: `column`, `year(c)`, `month(c)`, `day(c)`, `hour(c)`, `bucket(16, c)`, `truncate(4, c)`. Delta: `column` only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub partition_by: Vec<String>,
@@ -27,6 +27,8 @@ pub enum TableFormat {
     /// Apache Iceberg, format version 2.
     #[default]
     Iceberg,
+    /// Delta Lake, at `<bucket>/<table>`; partitioned by columns as they are.
+    Delta,
     /// Plain Parquet files; no commit log, so no merge, and outside readers that list may see a mix during a commit.
     Parquet,
 }

@@ -5,7 +5,7 @@ use std::error::Error;
 use datafusion::common::DataFusionError;
 use lakehouse_contract::{Reason, StageFailure, TableRef};
 use lakehouse_shell::storage_failure;
-use lakehouse_tables::TableError;
+use lakehouse_tables::{TableError, delta_reason};
 
 use crate::SqlError;
 
@@ -53,6 +53,7 @@ pub(crate) fn table_failure(error: &TableError) -> StageFailure {
         TableError::Commit(error) => commit_reason(error),
         TableError::Corrupt { .. } | TableError::AppendRewritten { .. } => Reason::InputCorrupt,
         TableError::Iceberg { .. } => Reason::StoreUnavailable,
+        TableError::Delta { cause, .. } => delta_reason(cause),
         TableError::Arrow { .. } | TableError::Task { .. } => Reason::Internal,
     };
     StageFailure::new(reason, error)

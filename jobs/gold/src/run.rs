@@ -178,6 +178,7 @@ pub(crate) fn table_definition(
         format: match layout.format {
             DefinedFormat::Iceberg => TableFormat::Iceberg,
             DefinedFormat::Parquet => TableFormat::Parquet,
+            DefinedFormat::Delta => TableFormat::Delta,
         },
         schema,
         partition_by,

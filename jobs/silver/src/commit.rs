@@ -8,7 +8,7 @@ use futures::{StreamExt, stream};
 use iceberg_commit::CommitError;
 use lakehouse_contract::{CommitToken, Reason, StageFailure, StageSpec, TableReport};
 use lakehouse_shell::storage_failure;
-use lakehouse_tables::{BatchStream, BoxError, Commit, Committed, Staged, Table, TableDef, TableError, Tables, WriteMode};
+use lakehouse_tables::{BatchStream, BoxError, Commit, Committed, Staged, Table, TableDef, TableError, Tables, WriteMode, delta_reason};
 
 use crate::{
     quarantine::{self, INTERVAL_START, Quarantined},
@@ -27,6 +27,7 @@ pub(crate) fn table_failure(error: &TableError) -> StageFailure {
         TableError::MergeTie { .. } => Reason::MergeTie,
         TableError::Conflict { .. } => Reason::CommitConflict,
         TableError::Storage(error) => return storage_failure(error),
+        TableError::Delta { cause, .. } => delta_reason(cause),
         TableError::Commit(CommitError::Database { .. }) => Reason::CatalogUnavailable,
         TableError::Commit(CommitError::Conflict { .. }) => Reason::CommitConflict,
         // Files and metadata of a table are read and written through the object store.

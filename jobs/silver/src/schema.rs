@@ -155,6 +155,7 @@ impl TablePlan {
             format: match silver.table.format {
                 ApiFormat::Iceberg => TableFormat::Iceberg,
                 ApiFormat::Parquet => TableFormat::Parquet,
+                ApiFormat::Delta => TableFormat::Delta,
             },
             schema: schema.clone(),
             partition_by,

@@ -1,7 +1,7 @@
 //! Definition of a table: schema, partitions, order, owner.
 
 use crate::{Result, TableError};
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use lakehouse_contract::TableRef;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,14 +14,17 @@ pub enum TableFormat {
     Iceberg,
     /// Plain Parquet files with a manifest of ours.
     Parquet,
+    /// Delta Lake, at its location.
+    Delta,
 }
 
 impl TableFormat {
-    /// `iceberg` or `parquet`.
+    /// `iceberg`, `parquet` or `delta`.
     pub fn name(self) -> &'static str {
         match self {
             TableFormat::Iceberg => "iceberg",
             TableFormat::Parquet => "parquet",
+            TableFormat::Delta => "delta",
         }
     }
 }
@@ -181,8 +184,30 @@ impl TableDef {
                 return Err(self.invalid(format!("column {} is defined twice", field.name())));
             }
         }
+        if self.format == TableFormat::Delta {
+            self.validate_delta_partitions()?;
+        }
         if let Some(key) = self.properties.keys().find(|key| key.starts_with("lakehouse.")) {
             return Err(self.invalid(format!("property {key} is reserved")));
+        }
+        Ok(())
+    }
+
+    /// Delta has no transforms, and writes partition values as text.
+    fn validate_delta_partitions(&self) -> Result<()> {
+        for field in &self.partition_by {
+            if field.transform != Transform::Identity {
+                return Err(self.invalid(format!("partition field {field}: delta tables are partitioned by columns as they are")));
+            }
+            let kind = self.schema.field_with_name(&field.column).map(|column| column.data_type().clone());
+            if !matches!(kind, Ok(DataType::Utf8 | DataType::Boolean | DataType::Int32 | DataType::Int64 | DataType::Date32)) {
+                let reason =
+                    format!("partition field {field}: delta tables are partitioned by columns of type string, boolean, int, long or date");
+                return Err(self.invalid(reason));
+            }
+        }
+        if self.partition_by.len() == self.schema.fields().len() {
+            return Err(self.invalid("a delta table needs a column by which it is not partitioned".to_owned()));
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What can go wrong with a table, in one line that names the table, column or row.
 
 use crate::BoxError;
-use lakehouse_contract::TableRef;
+use lakehouse_contract::{Reason, TableRef};
 
 /// Errors of this crate.
 #[derive(Debug, thiserror::Error)]
@@ -129,6 +129,14 @@ pub enum TableError {
     /// The catalog or a commit failed.
     #[error(transparent)]
     Commit(#[from] iceberg_commit::CommitError),
+    /// The log of a Delta table failed.
+    #[error("table {table}: {cause}")]
+    Delta {
+        /// The table.
+        table: TableRef,
+        /// The cause.
+        cause: Box<delta_commit::DeltaError>,
+    },
     /// Object store, catalog database or lease.
     #[error(transparent)]
     Storage(#[from] lakehouse_storage::StorageError),
@@ -164,8 +172,28 @@ impl TableError {
         move |cause| Self::Iceberg { table: table.clone(), cause: Box::new(cause) }
     }
 
+    /// Wraps an error of a Delta log about `table`.
+    pub(crate) fn delta(table: &TableRef) -> impl Fn(delta_commit::DeltaError) -> Self + '_ {
+        move |cause| match cause {
+            delta_commit::DeltaError::Conflict { attempts, .. } => Self::Conflict { table: table.clone(), attempts },
+            cause => Self::Delta { table: table.clone(), cause: Box::new(cause) },
+        }
+    }
+
     /// Wraps an Arrow error about `table`.
     pub(crate) fn arrow(table: &TableRef) -> impl Fn(arrow::error::ArrowError) -> Self + '_ {
         move |cause| Self::Arrow { table: table.clone(), cause }
+    }
+}
+
+/// The reason that an error of a Delta log means for a stage.
+pub fn delta_reason(error: &delta_commit::DeltaError) -> Reason {
+    use delta_commit::DeltaError;
+    match error {
+        DeltaError::Store { .. } => Reason::StoreUnavailable,
+        DeltaError::Conflict { .. } => Reason::CommitConflict,
+        DeltaError::NoSuchTable { .. } | DeltaError::Unsupported { .. } => Reason::InvalidDefinition,
+        DeltaError::NoSuchVersion { .. } | DeltaError::Corrupt { .. } => Reason::InputCorrupt,
+        DeltaError::NotLive { .. } => Reason::Internal,
     }
 }

@@ -1,30 +1,30 @@
 //! Iceberg tables: created or checked by a definition, written by snapshots that carry their commit token.
 
+use crate::changes::{changes, stage};
 use crate::definition::TableDef;
 use crate::folder::folder_of;
-use crate::ledger::{self, Entry};
-use crate::merge::MergeRules;
+use crate::ledger;
+use crate::live::IcebergFiles;
 use crate::provider::IcebergProvider;
-use crate::replace::IntervalRows;
 use crate::table::StagedContent;
-use crate::writer::{FileLayout, write_streams};
-use crate::{BatchStream, Commit, Committed, Result, Staged, Table, TableError, TableFormat, WriteMode, schema};
+use crate::writer::FileLayout;
+use crate::{BatchStream, Commit, Committed, Result, Staged, Table, TableError, TableFormat, lease, schema};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
-use iceberg::spec::{DataFile, Operation};
-use iceberg_commit::{Attempt, COMMIT_TOKEN, Decision, NewTable, Outcome, Plan, SqlCatalog, live_files};
+use iceberg::spec::Operation;
+use iceberg_commit::{Attempt, COMMIT_TOKEN, Decision, NewTable, Outcome, Plan, SqlCatalog};
 use lakehouse_contract::TableRef;
-use lakehouse_storage::{CatalogDb, LayerStore, Lease, LeaseOptions};
+use lakehouse_storage::{CatalogDb, LayerStore};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
 /// Property with the owner, `namespace/name` of a pipeline.
-const OWNER: &str = "lakehouse.owner";
+pub(crate) const OWNER: &str = "lakehouse.owner";
 /// Property with the columns that rows are sorted by within a file, separated by commas.
-const SORT_BY: &str = "lakehouse.sort-by";
+pub(crate) const SORT_BY: &str = "lakehouse.sort-by";
 
 /// An Iceberg table in the SQL catalog.
 #[derive(Clone, Debug)]
@@ -126,54 +126,13 @@ impl IcebergTable {
         if latest.as_ref().is_some_and(|entry| entry.token == commit.token) {
             return Ok(None);
         }
+        let files = IcebergFiles { name: &self.table, table };
+        let changes = changes(&files, self.layout(table, commit)?, staged, commit, latest.as_ref()).await?;
+        let entry = changes.entry(commit, attempt.snapshot_id.to_string());
         let mut plan = Plan::new(Operation::Overwrite);
-        let (mut written, mut superseded) = (staged.rows, 0);
-        match (&commit.mode, &staged.content) {
-            (WriteMode::Append, StagedContent::Files(files)) => {
-                plan.added = files.clone();
-                if let Some(earlier) = latest {
-                    plan.removed = self.appended_by(table, &earlier, commit).await?;
-                }
-            }
-            (WriteMode::Overwrite, StagedContent::Files(files)) => {
-                plan.added = files.clone();
-                plan.removed = live_files(table).await?;
-            }
-            (WriteMode::ReplaceInterval { column }, StagedContent::Files(files)) => {
-                let layout = self.layout(table, commit)?;
-                let rows = IntervalRows::new(&self.table, &layout.arrow, column, commit)?;
-                let (removed, kept) = rows.plan(table, layout).await?;
-                plan.scratch = paths(&kept);
-                plan.removed = removed;
-                plan.added = files.iter().cloned().chain(kept).collect();
-            }
-            (WriteMode::Merge { key, sequence_by }, StagedContent::Merge { winners, superseded: within }) => {
-                let layout = self.layout(table, commit)?;
-                let rules = MergeRules::new(&self.table, &layout.arrow, key, sequence_by)?;
-                let conformed: Result<Vec<_>> = winners.iter().map(|batch| crate::conform(&self.table, batch, &layout.arrow)).collect();
-                let merged = rules.plan(&conformed?, table, layout).await?;
-                plan.scratch = paths(&merged.added);
-                plan.removed = merged.removed;
-                plan.added = merged.added;
-                written = merged.written;
-                superseded = within + merged.lost;
-            }
-            _ => {
-                return Err(TableError::Definition {
-                    table: self.table.clone(),
-                    reason: format!("rows were staged for another write mode than {}", ledger::mode_name(&commit.mode)),
-                });
-            }
-        }
-        let entry = Entry {
-            token: commit.token.clone(),
-            snapshot: attempt.snapshot_id.to_string(),
-            mode: ledger::mode_name(&commit.mode).to_owned(),
-            rows: written,
-            superseded,
-            files: plan.added.len() as u64,
-            bytes: plan.added.iter().map(DataFile::file_size_in_bytes).sum(),
-        };
+        plan.added = changes.added;
+        plan.removed = changes.removed.into_iter().map(|file| file.0).collect();
+        plan.scratch = changes.scratch;
         let text = serde_json::to_string(&entry).map_err(|error| TableError::Corrupt {
             table: self.table.clone(),
             what: "its ledger".to_owned(),
@@ -184,33 +143,6 @@ impl IcebergTable {
         plan.summary.insert(COMMIT_TOKEN.to_owned(), commit.token.clone());
         plan.summary.insert("lakehouse.interval-start".to_owned(), ledger::interval_start(commit));
         Ok(Some(plan))
-    }
-
-    /// The live files of an earlier append, which must still hold all of its rows.
-    async fn appended_by(&self, table: &iceberg::table::Table, earlier: &Entry, commit: &Commit) -> Result<Vec<iceberg_commit::LiveFile>> {
-        let mut files = live_files(table).await?;
-        files.retain(|live| live.snapshot_id.to_string() == earlier.snapshot);
-        let found: u64 = files.iter().map(|live| live.file.record_count()).sum();
-        if earlier.mode != ledger::mode_name(&WriteMode::Append) || found != earlier.rows {
-            return Err(TableError::AppendRewritten {
-                table: self.table.clone(),
-                interval: ledger::interval_start(commit),
-                expected: earlier.rows,
-                found,
-            });
-        }
-        Ok(files)
-    }
-
-    /// Merges of one table take turns, also between processes: each would only invalidate the rewriting of the others.
-    async fn lease(&self, commit: &Commit) -> Result<Option<Lease>> {
-        match commit.mode {
-            WriteMode::Merge { .. } => {
-                let holder = format!("{}-{}", commit.token, Uuid::new_v4().simple());
-                Ok(Some(self.db.acquire_lease(&format!("table:{}", self.table), &holder, LeaseOptions::default()).await?))
-            }
-            _ => Ok(None),
-        }
     }
 
     /// Deletes staged files that no attempt of this call ever offered to the catalog.
@@ -253,21 +185,11 @@ impl Table for IcebergTable {
 
     async fn stage(&self, input: Vec<BatchStream>, commit: &Commit) -> Result<Staged> {
         let layout = self.layout(&self.load().await?, commit)?;
-        if let WriteMode::Merge { key, sequence_by } = &commit.mode {
-            let rules = MergeRules::new(&self.table, &layout.arrow, key, sequence_by)?;
-            let (winners, superseded, rows) = rules.reduce(input).await?;
-            return Ok(Staged { content: StagedContent::Merge { winners, superseded }, rows, onto: None });
-        }
-        let check = match &commit.mode {
-            WriteMode::ReplaceInterval { column } => Some(IntervalRows::new(&self.table, &layout.arrow, column, commit)?.check()),
-            _ => None,
-        };
-        let (files, rows) = write_streams(layout, input, check).await?;
-        Ok(Staged { content: StagedContent::Files(files), rows, onto: None })
+        stage(layout, input, commit, None).await
     }
 
     async fn commit(&self, staged: Staged, commit: &Commit) -> Result<Committed> {
-        let lease = self.lease(commit).await?;
+        let lease = lease::of_commit(&self.db, &self.table, commit).await?;
         let offered = AtomicBool::new(false);
         let outcome = self
             .catalog
@@ -287,11 +209,7 @@ impl Table for IcebergTable {
                 }
             })
             .await;
-        if let Some(lease) = lease
-            && let Err(error) = lease.release().await
-        {
-            tracing::warn!(table = %self.table, %error, "a lease was not released and ends with its time");
-        }
+        lease::release(&self.table, lease).await;
         let (table, already) = match outcome? {
             Outcome::Committed { table, .. } => (table, false),
             Outcome::Nothing(table) => {
@@ -327,10 +245,6 @@ impl Table for IcebergTable {
     async fn snapshot(&self) -> Result<Option<String>> {
         Ok(self.load().await?.metadata().current_snapshot_id().map(|id| id.to_string()))
     }
-}
-
-fn paths(files: &[DataFile]) -> Vec<String> {
-    files.iter().map(|file| file.file_path().to_owned()).collect()
 }
 
 fn initial_properties(definition: &TableDef) -> HashMap<String, String> {

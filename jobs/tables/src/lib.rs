@@ -1,4 +1,4 @@
-//! Tables behind one trait: Iceberg and plain Parquet, written once per commit token and read through DataFusion.
+//! Tables behind one trait: Iceberg, Delta and plain Parquet, written once per commit token and read through DataFusion.
 //!
 //! [`Tables`] opens the tables of one lakehouse. A writer calls [`Tables::ensure`] with a [`TableDef`], then [`Table::stage`], which writes
 //! data files that no reader sees, and [`Table::commit`], which publishes them atomically together with the commit token. A token that is
@@ -12,19 +12,25 @@
 //! }
 //! ```
 
+mod changes;
 mod conform;
 mod definition;
+mod delta_files;
+mod delta_table;
 mod error;
 mod filter;
 mod folder;
 mod iceberg_table;
+mod lease;
 mod ledger;
+mod live;
 mod merge;
 mod parquet_manifest;
 mod parquet_provider;
 mod parquet_table;
 mod partitions;
 mod provider;
+mod registry;
 mod replace;
 mod rows;
 mod schema;
@@ -34,7 +40,7 @@ mod writer;
 
 pub use conform::conform;
 pub use definition::{InvalidPartitionField, PartitionField, TableDef, TableFormat, Transform};
-pub use error::TableError;
+pub use error::{TableError, delta_reason};
 pub use table::{BatchStream, BoxError, Commit, Committed, Staged, Table, WriteMode, one_stream};
 pub use tables::{CATALOG_NAME, Tables};
 

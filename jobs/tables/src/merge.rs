@@ -1,7 +1,8 @@
 //! Merging by key: per key the row with the highest sequence stays, among table and input, in whatever order commits come.
 
+use crate::live::TableFiles;
 use crate::replace::Rewrite;
-use crate::rows::{Comparer, read_file};
+use crate::rows::Comparer;
 use crate::writer::FileLayout;
 use crate::{BatchStream, PROCESSED_AT, Result, TableError};
 use arrow::array::{
@@ -12,8 +13,6 @@ use arrow::datatypes::{DataType, SchemaRef};
 use arrow::row::{OwnedRow, RowConverter, Rows, SortField};
 use futures::StreamExt;
 use iceberg::spec::{DataFile, PrimitiveLiteral};
-use iceberg::table::Table;
-use iceberg_commit::{LiveFile, live_files};
 use lakehouse_contract::TableRef;
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -30,8 +29,8 @@ pub(crate) struct MergeRules {
 }
 
 /// What a merge does to the table.
-pub(crate) struct MergePlan {
-    pub(crate) removed: Vec<LiveFile>,
+pub(crate) struct MergePlan<L> {
+    pub(crate) removed: Vec<L>,
     pub(crate) added: Vec<DataFile>,
     /// Input rows that are in the table afterwards.
     pub(crate) written: u64,
@@ -133,21 +132,26 @@ impl MergeRules {
     }
 
     /// Merges `winners` into the table as it is now.
-    pub(crate) async fn plan(&self, winners: &[RecordBatch], table: &Table, layout: Arc<FileLayout>) -> Result<MergePlan> {
+    pub(crate) async fn plan<F: TableFiles>(
+        &self,
+        winners: &[RecordBatch],
+        files: &F,
+        layout: Arc<FileLayout>,
+    ) -> Result<MergePlan<F::Live>> {
         let winners = concat_batches(&self.schema, winners).map_err(TableError::arrow(&self.table))?;
         let (keys, sequence) = (self.key.rows(&winners)?, self.sequence.rows(&winners)?);
         let by_key: HashMap<&[u8], usize> = (0..winners.num_rows()).map(|row| (keys.row(row).data(), row)).collect();
-        let ranges = self.key_ranges(&winners, table)?;
+        let ranges = self.key_ranges(&winners, files)?;
         let mut wins = vec![true; winners.num_rows()];
         let mut removed = Vec::new();
         let mut rewrite = Rewrite::start(layout.clone());
-        for live in live_files(table).await? {
-            if !ranges.iter().all(|range| range.may_contain(&live.file)) {
+        for live in files.live().await? {
+            if !ranges.iter().all(|range| range.may_contain(live.as_ref())) {
                 continue;
             }
             let mut parts = Vec::new();
             let mut beaten = 0;
-            for batch in read_file(&self.table, table, &live.file, &layout.arrow).await? {
+            for batch in files.read(live.as_ref(), &layout.arrow).await? {
                 let (file_keys, file_sequence) = (self.key.rows(&batch)?, self.sequence.rows(&batch)?);
                 let mut stays = vec![true; batch.num_rows()];
                 let (mut mine, mut theirs) = (Vec::new(), Vec::new());
@@ -187,11 +191,10 @@ impl MergeRules {
         Ok(MergePlan { removed, added, written, lost: winners.num_rows() as u64 - written })
     }
 
-    fn key_ranges(&self, winners: &RecordBatch, table: &Table) -> Result<Vec<KeyRange>> {
-        let schema = table.metadata().current_schema();
+    fn key_ranges<F: TableFiles>(&self, winners: &RecordBatch, files: &F) -> Result<Vec<KeyRange>> {
         let mut ranges = Vec::new();
         for name in &self.key_columns {
-            let (Some(column), Some(field_id)) = (winners.column_by_name(name), schema.field_id_by_name(name)) else { continue };
+            let (Some(column), Some(field_id)) = (winners.column_by_name(name), files.field_id(name)) else { continue };
             // NaN is outside of the bounds of a file, so floats prune nothing.
             if !column.data_type().is_floating() {
                 ranges.push(KeyRange::new(&self.table, field_id, column)?);

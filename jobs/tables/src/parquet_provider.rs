@@ -1,17 +1,19 @@
-//! DataFusion's view of a plain Parquet table: exactly the files of one manifest.
+//! DataFusion's view of a table of Parquet files: exactly those of one state of a plain Parquet or a Delta table.
 
 use crate::Result as TableResult;
-use crate::parquet_manifest::File;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::{Column, DFSchema, DataFusionError, Result};
+use datafusion::common::pruning::PrunableStatistics;
+use datafusion::common::{Column, DFSchema, DataFusionError, Result, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::pruning::PruningPredicate;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use lakehouse_storage::LayerStore;
@@ -20,21 +22,41 @@ use object_store::path::Path;
 use std::any::Any;
 use std::sync::Arc;
 
-/// The files of one generation.
+/// One data file.
+#[derive(Clone, Debug)]
+pub(crate) struct DataObject {
+    /// Key relative to the layer.
+    pub(crate) key: String,
+    pub(crate) bytes: u64,
+    /// What is known of its rows without reading it, for the columns of the table.
+    pub(crate) statistics: Option<Arc<Statistics>>,
+}
+
+/// The files of one state of a table.
 #[derive(Debug)]
 pub(crate) struct ParquetProvider {
     layer: LayerStore,
     schema: SchemaRef,
-    files: Vec<(Path, File)>,
+    files: Vec<(Path, DataObject)>,
 }
 
 impl ParquetProvider {
-    pub(crate) fn new(layer: LayerStore, schema: SchemaRef, files: Vec<File>) -> TableResult<Self> {
+    pub(crate) fn new(layer: LayerStore, schema: SchemaRef, files: Vec<DataObject>) -> TableResult<Self> {
         let mut located = Vec::with_capacity(files.len());
         for file in files {
             located.push((layer.path(&file.key)?, file));
         }
         Ok(Self { layer, schema, files: located })
+    }
+
+    /// The files that may hold rows for which the filter is true.
+    fn matching(&self, filter: Option<&Arc<dyn PhysicalExpr>>) -> Result<Vec<&(Path, DataObject)>> {
+        let known: Vec<_> = self.files.iter().filter_map(|(_, file)| file.statistics.clone()).collect();
+        let all = || Ok(self.files.iter().collect());
+        let Some(filter) = filter.filter(|_| !known.is_empty() && known.len() == self.files.len()) else { return all() };
+        let predicate = PruningPredicate::try_new(filter.clone(), self.schema.clone())?;
+        let keep = predicate.prune(&PrunableStatistics::new(known, self.schema.clone()))?;
+        Ok(self.files.iter().zip(keep).filter_map(|(file, keep)| keep.then_some(file)).collect())
     }
 }
 
@@ -63,7 +85,17 @@ impl TableProvider for ParquetProvider {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        if self.files.is_empty() {
+        // Filters name the table they came from; the schema below has no such qualifier.
+        let bare: Vec<Expr> = filters.iter().map(unqualified).collect::<Result<_>>()?;
+        let filter = match conjunction(bare) {
+            Some(filter) => {
+                let schema = DFSchema::try_from(self.schema.as_ref().clone())?;
+                Some(state.create_physical_expr(filter, &schema)?)
+            }
+            None => None,
+        };
+        let files = self.matching(filter.as_ref())?;
+        if files.is_empty() {
             let schema = match projection {
                 Some(columns) => Arc::new(self.schema.project(columns)?),
                 None => self.schema.clone(),
@@ -74,16 +106,13 @@ impl TableProvider for ParquetProvider {
         let url = ObjectStoreUrl::parse(self.layer.root_uri())?;
         state.runtime_env().register_object_store(url.as_ref(), self.layer.object_store());
         let mut source = ParquetSource::new(self.schema.clone());
-        // Filters name the table they came from; the schema below has no such qualifier.
-        let bare: Vec<Expr> = filters.iter().map(unqualified).collect::<Result<_>>()?;
-        if let Some(filter) = conjunction(bare) {
-            let schema = DFSchema::try_from(self.schema.as_ref().clone())?;
-            source = source.with_predicate(state.create_physical_expr(filter, &schema)?);
+        if let Some(filter) = filter {
+            source = source.with_predicate(filter);
         }
         let target = state.config().target_partitions().max(1);
-        let mut groups: Vec<Vec<PartitionedFile>> = vec![Vec::new(); target.min(self.files.len())];
+        let mut groups: Vec<Vec<PartitionedFile>> = vec![Vec::new(); target.min(files.len())];
         let count = groups.len();
-        for (index, (path, file)) in self.files.iter().enumerate() {
+        for (index, (path, file)) in files.into_iter().enumerate() {
             let meta = ObjectMeta {
                 location: path.clone(),
                 last_modified: chrono::DateTime::UNIX_EPOCH,

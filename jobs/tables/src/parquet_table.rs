@@ -10,7 +10,7 @@ use crate::parquet_manifest::{self as manifest, File, Manifest, Recorded};
 use crate::replace::IntervalRows;
 use crate::table::StagedContent;
 use crate::writer::{FileLayout, write_streams};
-use crate::{BatchStream, Commit, Committed, PartitionField, Result, Staged, Table, TableError, TableFormat, WriteMode, schema};
+use crate::{BatchStream, Commit, Committed, PartitionField, Result, Staged, Table, TableError, TableFormat, WriteMode, registry, schema};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use chrono::SecondsFormat;
@@ -19,13 +19,12 @@ use iceberg::spec::{DataFile, PartitionSpec};
 use iceberg_commit::ObjectStoreIo;
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, LayerStore};
-use sqlx::Row;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
 
-use crate::parquet_provider::ParquetProvider;
+use crate::parquet_provider::{DataObject, ParquetProvider};
 
 const FORMAT: &str = "parquet";
 /// Attempts against other writers before a commit gives up.
@@ -63,7 +62,7 @@ impl ParquetTable {
             this.check(definition, &current)?;
             let last_column_id = current.schema.highest_field_id();
             let Some(extended) = schema::evolve(definition, &current.schema, last_column_id)? else {
-                register(db, &this.table).await?;
+                registry::register(db, TableFormat::Parquet, &this.table).await?;
                 return Ok(this);
             };
             let next = Manifest { generation: current.generation + 1, schema: extended, replaced: Vec::new(), ..current };
@@ -309,48 +308,12 @@ impl Table for ParquetTable {
                     .ok_or_else(|| TableError::Definition { table: self.table.clone(), reason: format!("there is no generation {text}") })?
             }
         };
-        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), schema, shown.files)?))
+        let files = shown.files.into_iter().map(|file| DataObject { key: file.key, bytes: file.bytes, statistics: None });
+        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), schema, files.collect())?))
     }
 
     async fn snapshot(&self) -> Result<Option<String>> {
         let current = self.load().await?;
         Ok((!current.ledger.is_empty()).then(|| current.generation.to_string()))
     }
-}
-
-const CREATE_REGISTRY: &str = "CREATE TABLE IF NOT EXISTS lakehouse_parquet_tables (
-    table_namespace VARCHAR(255) NOT NULL, table_name VARCHAR(255) NOT NULL, PRIMARY KEY (table_namespace, table_name))";
-
-/// Creates the list of Parquet tables beside the Iceberg catalog, which other clients read and which must hold Iceberg tables only.
-pub(crate) async fn create_registry(db: &CatalogDb) -> Result<()> {
-    match sqlx::query(CREATE_REGISTRY).execute(db.pool()).await {
-        Ok(_) => Ok(()),
-        // Two concurrent CREATE IF NOT EXISTS may collide inside Postgres; what counts is that the table is there.
-        Err(error) => match sqlx::query("SELECT 1 FROM lakehouse_parquet_tables WHERE 1 = 0").fetch_optional(db.pool()).await {
-            Ok(_) => Ok(()),
-            Err(_) => Err(database(db, &error)),
-        },
-    }
-}
-
-async fn register(db: &CatalogDb, table: &TableRef) -> Result<()> {
-    let sql = "INSERT INTO lakehouse_parquet_tables (table_namespace, table_name) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-    let done = sqlx::query(sql).bind(&table.namespace).bind(&table.name).execute(db.pool()).await;
-    done.map(|_| ()).map_err(|error| database(db, &error))
-}
-
-pub(crate) async fn is_registered(db: &CatalogDb, table: &TableRef) -> Result<bool> {
-    let sql = "SELECT 1 FROM lakehouse_parquet_tables WHERE table_namespace = $1 AND table_name = $2";
-    let found = sqlx::query(sql).bind(&table.namespace).bind(&table.name).fetch_optional(db.pool()).await;
-    found.map(|row| row.is_some()).map_err(|error| database(db, &error))
-}
-
-pub(crate) async fn list_registered(db: &CatalogDb, namespace: &str) -> Result<Vec<String>> {
-    let sql = "SELECT table_name FROM lakehouse_parquet_tables WHERE table_namespace = $1";
-    let rows = sqlx::query(sql).bind(namespace).fetch_all(db.pool()).await.map_err(|error| database(db, &error))?;
-    rows.iter().map(|row| row.try_get(0).map_err(|error| database(db, &error))).collect()
-}
-
-fn database(db: &CatalogDb, error: &sqlx::Error) -> TableError {
-    TableError::Storage(lakehouse_storage::StorageError::Catalog { uri: db.shown_uri().to_owned(), reason: error.to_string() })
 }

@@ -1,6 +1,6 @@
 //! Replacing the rows of an interval: which files go whole, which are rewritten without the interval's rows.
 
-use crate::rows::read_file;
+use crate::live::TableFiles;
 use crate::writer::{Check, FileLayout, write_streams};
 use crate::{BatchStream, BoxError, Commit, Result, TableError};
 use arrow::array::{Array, AsArray, BooleanArray, RecordBatch};
@@ -10,8 +10,6 @@ use chrono::SecondsFormat;
 use futures::SinkExt;
 use futures::channel::mpsc::{Receiver, Sender, channel};
 use iceberg::spec::{DataFile, PrimitiveLiteral};
-use iceberg::table::Table;
-use iceberg_commit::{LiveFile, live_files};
 use lakehouse_contract::TableRef;
 use std::sync::Arc;
 
@@ -116,11 +114,11 @@ impl IntervalRows {
     }
 
     /// The files to remove, and the files that hold what stays of them.
-    pub(crate) async fn plan(&self, table: &Table, layout: Arc<FileLayout>) -> Result<(Vec<LiveFile>, Vec<DataFile>)> {
-        let field_id = table.metadata().current_schema().field_id_by_name(&self.column).unwrap_or_default();
+    pub(crate) async fn plan<F: TableFiles>(&self, files: &F, layout: Arc<FileLayout>) -> Result<(Vec<F::Live>, Vec<DataFile>)> {
+        let field_id = files.field_id(&self.column).unwrap_or_default();
         let (mut removed, mut mixed) = (Vec::new(), Vec::new());
-        for live in live_files(table).await? {
-            match self.place(&live.file, field_id) {
+        for live in files.live().await? {
+            match self.place(live.as_ref(), field_id) {
                 Place::Inside => removed.push(live),
                 Place::Outside => {}
                 Place::Mixed => mixed.push(live),
@@ -131,7 +129,7 @@ impl IntervalRows {
         }
         let mut rewrite = Rewrite::start(layout.clone());
         for live in mixed {
-            let batches = read_file(&self.table, table, &live.file, &layout.arrow).await?;
+            let batches = files.read(live.as_ref(), &layout.arrow).await?;
             let mut parts = Vec::with_capacity(batches.len());
             let mut gone = 0;
             for batch in batches {

@@ -43,12 +43,17 @@ pub(crate) fn is_utc(zone: &str) -> bool {
 
 /// The Iceberg schema of a definition, with field ids 1, 2, …
 pub(crate) fn to_iceberg(definition: &TableDef) -> Result<Schema> {
+    of_arrow(&definition.table, &definition.schema)
+}
+
+/// The Iceberg schema of an Arrow schema, with field ids 1, 2, …
+pub(crate) fn of_arrow(table: &TableRef, schema: &ArrowSchema) -> Result<Schema> {
     let mut fields = Vec::new();
-    for (id, field) in (1..).zip(definition.schema.fields()) {
-        let primitive = Type::Primitive(primitive(&definition.table, field)?);
+    for (id, field) in (1..).zip(schema.fields()) {
+        let primitive = Type::Primitive(primitive(table, field)?);
         fields.push(Arc::new(NestedField::new(id, field.name(), primitive, !field.is_nullable())));
     }
-    Schema::builder().with_fields(fields).build().map_err(TableError::iceberg(&definition.table))
+    Schema::builder().with_fields(fields).build().map_err(TableError::iceberg(table))
 }
 
 /// The partition fields of a definition, bound to the ids of `schema`.

@@ -1,8 +1,9 @@
 //! The tables of one lakehouse.
 
+use crate::delta_table::{DeltaTable, Logs};
 use crate::iceberg_table::IcebergTable;
 use crate::parquet_table::ParquetTable;
-use crate::{Result, Table, TableDef, TableError, TableFormat};
+use crate::{Result, Table, TableDef, TableError, TableFormat, registry};
 use iceberg_commit::{ObjectStoreIo, SqlCatalog};
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, Layer, LayerStore, Storage};
@@ -17,6 +18,7 @@ pub struct Tables {
     storage: Storage,
     db: CatalogDb,
     catalog: Arc<SqlCatalog>,
+    logs: Arc<Logs>,
 }
 
 impl Tables {
@@ -30,8 +32,8 @@ impl Tables {
             io = io.with_store(layer.root_uri(), layer.object_store());
         }
         let catalog = SqlCatalog::open(db.pool().clone(), CATALOG_NAME, io).await?;
-        crate::parquet_table::create_registry(&db).await?;
-        Ok(Self { storage, db, catalog: Arc::new(catalog) })
+        registry::create(&db).await?;
+        Ok(Self { storage, db, catalog: Arc::new(catalog), logs: Arc::default() })
     }
 
     /// Opens the tables of a store with the catalog at `uri` (`sqlite:///abs/catalog.db` or `postgresql://…`).
@@ -69,6 +71,7 @@ impl Tables {
         Ok(match definition.format {
             TableFormat::Iceberg => Arc::new(IcebergTable::ensure(&self.catalog, &self.db, layer, definition).await?),
             TableFormat::Parquet => Arc::new(ParquetTable::ensure(&self.db, layer, definition).await?),
+            TableFormat::Delta => Arc::new(DeltaTable::ensure(&self.logs, &self.db, layer, definition).await?),
         })
     }
 
@@ -78,21 +81,22 @@ impl Tables {
             None => None,
             Some(TableFormat::Iceberg) => Some(Arc::new(IcebergTable::open(&self.catalog, &self.db, table).await?)),
             Some(TableFormat::Parquet) => Some(Arc::new(ParquetTable::open(&self.db, self.layer_of(table)?, table).await?)),
+            Some(TableFormat::Delta) => Some(Arc::new(DeltaTable::open(&self.logs, &self.db, self.layer_of(table)?, table)?)),
         })
     }
 
     /// Names of the tables of a namespace, ordered.
     pub async fn list(&self, namespace: &str) -> Result<Vec<TableRef>> {
         let mut names = self.catalog.list_tables(namespace).await?;
-        names.extend(crate::parquet_table::list_registered(&self.db, namespace).await?);
+        names.extend(registry::names(&self.db, namespace).await?);
         names.sort();
         names.dedup();
         Ok(names.into_iter().map(|name| TableRef::new(namespace, name)).collect())
     }
 
     async fn format_of(&self, table: &TableRef) -> Result<Option<TableFormat>> {
-        if crate::parquet_table::is_registered(&self.db, table).await? {
-            return Ok(Some(TableFormat::Parquet));
+        if let Some(format) = registry::format_of(&self.db, table).await? {
+            return Ok(Some(format));
         }
         let exists = self.catalog.table_exists(&table.namespace, &table.name).await?;
         Ok(exists.then_some(TableFormat::Iceberg))

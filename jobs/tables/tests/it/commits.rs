@@ -1,14 +1,14 @@
-//! Tokens, retries and concurrent writers of Iceberg tables.
+//! Tokens, retries and concurrent writers of tables whose commits are transactions.
 
 use crate::common::*;
-use lakehouse_tables::{TableError, WriteMode, one_stream};
+use crate::in_every_format;
+use lakehouse_tables::{TableError, TableFormat, WriteMode, one_stream};
 use std::sync::Arc;
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_commits_once_in_every_mode_and_from_every_process() {
+async fn a_token_commits_once_in_every_mode_and_from_every_process(format: TableFormat) {
     for (name, mode) in [("a", WriteMode::Append), ("r", replace()), ("m", merge()), ("o", WriteMode::Overwrite)] {
         let lake = lake().await;
-        let table = lake.tables.ensure(&definition(name)).await.unwrap();
+        let table = lake.tables.ensure(&definition_of(format, name)).await.unwrap();
         let commit = commit_of("token-1", day(1), mode);
         assert_eq!(table.find_commit("token-1").await.unwrap(), None);
         let first = write(&table, rows(&[(1, 0, 5, None), (2, 1, 6, Some("eu"))]), &commit).await.unwrap();
@@ -25,10 +25,9 @@ async fn a_token_commits_once_in_every_mode_and_from_every_process() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_newer_append_replaces_exactly_what_the_older_one_appended() {
+async fn a_newer_append_replaces_exactly_what_the_older_one_appended(format: TableFormat) {
     let lake = lake().await;
-    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
     write(&table, rows(&[(1, 0, 1, None)]), &commit_of("one", day(1), WriteMode::Append)).await.unwrap();
     write(&table, rows(&[(2, 24, 2, None)]), &commit_of("two", day(2), WriteMode::Append)).await.unwrap();
     write(&table, rows(&[(3, 0, 3, None), (4, 0, 4, None)]), &commit_of("one-newer", day(1), WriteMode::Append)).await.unwrap();
@@ -39,10 +38,9 @@ async fn a_newer_append_replaces_exactly_what_the_older_one_appended() {
     assert_eq!(query(&table, "SELECT id FROM t").await, ["1", "2"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn an_append_that_was_rewritten_is_not_replaced_by_guess() {
+async fn an_append_that_was_rewritten_is_not_replaced_by_guess(format: TableFormat) {
     let lake = lake().await;
-    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
     write(&table, rows(&[(1, 0, 1, None), (2, 25, 1, None)]), &commit_of("one", day(1), WriteMode::Append)).await.unwrap();
     write(&table, rows(&[(3, 26, 1, None)]), &commit_of("two", day(2), replace())).await.unwrap();
     let refused = write(&table, rows(&[(9, 0, 1, None)]), &commit_of("one-newer", day(1), WriteMode::Append)).await;
@@ -50,11 +48,10 @@ async fn an_append_that_was_rewritten_is_not_replaced_by_guess() {
     assert_eq!(query(&table, "SELECT id FROM t").await, ["1", "3"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn empty_commits_are_found_again() {
+async fn empty_commits_are_found_again(format: TableFormat) {
     let lake = lake().await;
     for (name, mode) in [("a", WriteMode::Append), ("r", replace()), ("m", merge()), ("o", WriteMode::Overwrite)] {
-        let table = lake.tables.ensure(&definition(name)).await.unwrap();
+        let table = lake.tables.ensure(&definition_of(format, name)).await.unwrap();
         let first = write(&table, rows(&[]), &commit_of("t", day(1), mode.clone())).await.unwrap();
         assert_eq!((first.rows_written, first.files), (0, 0));
         let again = write(&table, rows(&[]), &commit_of("t", day(1), mode)).await.unwrap();
@@ -63,10 +60,9 @@ async fn empty_commits_are_found_again() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn staged_rows_are_invisible_and_a_repeated_stage_leaves_no_garbage() {
+async fn staged_rows_are_invisible_and_a_repeated_stage_leaves_no_garbage(format: TableFormat) {
     let lake = lake().await;
-    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
     let commit = commit_of("t", day(1), replace());
     let one = table.stage(vec![one_stream(vec![rows(&[(1, 0, 1, None)])])], &commit).await.unwrap();
     let two = table.stage(vec![one_stream(vec![rows(&[(1, 0, 1, None)])])], &commit).await.unwrap();
@@ -78,16 +74,15 @@ async fn staged_rows_are_invisible_and_a_repeated_stage_leaves_no_garbage() {
     assert_eq!(read(&table).await.len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn eight_writers_of_ten_commits_lose_and_double_nothing() {
+async fn eight_writers_of_ten_commits_lose_and_double_nothing(format: TableFormat) {
     let lake = lake().await;
-    lake.tables.ensure(&definition("t")).await.unwrap();
+    lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
     let mut writers = Vec::new();
     for writer in 0..8_i64 {
         let directory = lake.directory.path().to_owned();
         writers.push(tokio::spawn(async move {
             // Tables of its own, as a process has: only the catalog decides.
-            let table = open(&directory).await.ensure(&definition("t")).await.unwrap();
+            let table = open(&directory).await.ensure(&definition_of(format, "t")).await.unwrap();
             for number in 0..10_i64 {
                 let id = writer * 10 + number;
                 let commit = commit_of(&format!("token-{id}"), day(id + 1), WriteMode::Append);
@@ -98,22 +93,21 @@ async fn eight_writers_of_ten_commits_lose_and_double_nothing() {
     for writer in writers {
         writer.await.unwrap();
     }
-    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
     let mut expected: Vec<String> = (0..80).map(|id| id.to_string()).collect();
     expected.sort();
     assert_eq!(query(&table, "SELECT id FROM t").await, expected);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_token_from_many_attempts_at_once_is_one_commit() {
+async fn one_token_from_many_attempts_at_once_is_one_commit(format: TableFormat) {
     let lake = lake().await;
-    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
     let commit = Arc::new(commit_of("t", day(1), WriteMode::Append));
     let mut attempts = Vec::new();
     for _ in 0..6 {
         let (directory, commit) = (lake.directory.path().to_owned(), commit.clone());
         attempts.push(tokio::spawn(async move {
-            let table = open(&directory).await.ensure(&definition("t")).await.unwrap();
+            let table = open(&directory).await.ensure(&definition_of(format, "t")).await.unwrap();
             write(&table, rows(&[(1, 0, 1, None), (2, 0, 1, None)]), &commit).await.unwrap()
         }));
     }
@@ -124,3 +118,13 @@ async fn one_token_from_many_attempts_at_once_is_one_commit() {
     assert_eq!(fresh, 1);
     assert_eq!(query(&table, "SELECT id FROM t").await, ["1", "2"]);
 }
+
+in_every_format!(
+    a_token_commits_once_in_every_mode_and_from_every_process,
+    a_newer_append_replaces_exactly_what_the_older_one_appended,
+    an_append_that_was_rewritten_is_not_replaced_by_guess,
+    empty_commits_are_found_again,
+    staged_rows_are_invisible_and_a_repeated_stage_leaves_no_garbage,
+    eight_writers_of_ten_commits_lose_and_double_nothing,
+    one_token_from_many_attempts_at_once_is_one_commit,
+);

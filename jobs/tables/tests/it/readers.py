@@ -3,6 +3,8 @@
 usage: readers.py pyiceberg CATALOG_URI NAMESPACE.TABLE [PROPERTIES_JSON]
        readers.py duckdb METADATA_LOCATION
        readers.py duckdb-parquet FOLDER
+       readers.py delta-rs LOCATION [VERSION [OPTIONS_JSON]]
+       readers.py duckdb-delta FOLDER
 """
 
 import datetime
@@ -47,7 +49,7 @@ def duckdb_connection() -> Any:
     import duckdb
 
     connection = duckdb.connect()
-    for extension in ("avro", "httpfs", "iceberg"):
+    for extension in ("avro", "httpfs", "iceberg", "delta"):
         package = importlib.import_module(f"duckdb_extension_{extension}")
         found = Path(package.__path__[0]).glob(f"extensions/*/{extension}.duckdb_extension")
         connection.load_extension(str(next(found)))
@@ -70,6 +72,19 @@ def from_duckdb_parquet(folder: str) -> list[Row]:
     return duckdb_connection().execute(query).fetchall()
 
 
+def from_delta_rs(location: str, version: str, options: str) -> list[Row]:
+    from deltalake import DeltaTable
+
+    at = int(version) if version else None
+    table = DeltaTable(location, version=at, storage_options=json.loads(options))
+    return [tuple(row.values()) for row in table.to_pyarrow_table(columns=["id", "at", "price", "region"]).to_pylist()]
+
+
+def from_duckdb_delta(folder: str) -> list[Row]:
+    path = folder.replace("'", "''")
+    return duckdb_connection().execute(f"SELECT {DUCKDB_COLUMNS} FROM delta_scan('{path}')").fetchall()
+
+
 def main(arguments: list[str]) -> None:
     reader, *rest = arguments
     if reader == "pyiceberg":
@@ -78,6 +93,10 @@ def main(arguments: list[str]) -> None:
         rows = from_duckdb(*rest)
     elif reader == "duckdb-parquet":
         rows = from_duckdb_parquet(*rest)
+    elif reader == "delta-rs":
+        rows = from_delta_rs(rest[0], rest[1] if len(rest) > 1 else "", rest[2] if len(rest) > 2 else "{}")
+    elif reader == "duckdb-delta":
+        rows = from_duckdb_delta(*rest)
     else:
         sys.exit(__doc__)
     print(json.dumps(sorted(" | ".join(show(value) for value in row) for row in rows)))

@@ -1,13 +1,14 @@
-//! PyIceberg and DuckDB read what this crate writes, on SQLite and a directory, or on the Postgres and S3 that the environment names.
+//! PyIceberg, delta-rs and DuckDB read what this crate writes, on SQLite and a directory, or on the Postgres and S3 that the environment names.
 //!
-//! `LAKEHOUSE_READERS` is a Python with `pyiceberg[sql-sqlite,sql-postgres,pyarrow]`, `s3fs`, `duckdb` and its extensions. Without it the
+//! `LAKEHOUSE_READERS` is a Python with `pyiceberg[sql-sqlite,sql-postgres,pyarrow]`, `s3fs`, `deltalake`, `duckdb` and its
+//! extensions. Without it the
 //! test says so and passes. `LAKEHOUSE_TEST_CATALOG` (a postgresql:// URI), and `LAKEHOUSE_TEST_S3` (an endpoint, with the keys in the usual
 //! AWS variables and a bucket `LAKEHOUSE_TEST_BUCKET`), add a second round there.
 
 use crate::common::*;
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{Bucket, Credentials, Layer, S3Options, Storage};
-use lakehouse_tables::{CATALOG_NAME, Table, TableFormat, Tables, WriteMode};
+use lakehouse_tables::{CATALOG_NAME, Table, TableDef, TableFormat, Tables, WriteMode};
 use sqlx::Row;
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -35,15 +36,19 @@ async fn metadata_location(tables: &Tables, table: &TableRef) -> String {
 }
 
 /// A table after append, replace, merge and an added partition, in turn.
-async fn histories(tables: &Tables, suffix: &str) -> Vec<Arc<dyn Table>> {
+async fn histories(tables: &Tables, format: TableFormat, suffix: &str) -> Vec<Arc<dyn Table>> {
     let mut written = Vec::new();
+    let (days, buckets) = match format {
+        TableFormat::Delta => (vec!["id"], vec!["id"]),
+        _ => (vec!["day(at)", "region"], vec!["bucket(3, id)"]),
+    };
     for (name, partitions, modes) in [
         ("appended", vec![], [WriteMode::Append, WriteMode::Append]),
-        ("replaced", vec!["day(at)", "region"], [replace(), replace()]),
-        ("mixed", vec!["bucket(3, id)"], [WriteMode::Overwrite, replace()]),
+        ("replaced", days, [replace(), replace()]),
+        ("mixed", buckets, [WriteMode::Overwrite, replace()]),
         ("merged", vec![], [merge(), merge()]),
     ] {
-        let mut definition = definition(&format!("{name}{suffix}"));
+        let mut definition = definition_of(format, &format!("{name}{suffix}"));
         definition.partition_by = partitions.iter().map(|text| text.parse().unwrap()).collect();
         definition.sort_by = vec!["id".to_owned()];
         let table = tables.ensure(&definition).await.unwrap();
@@ -65,12 +70,28 @@ async fn readers_agree_on_a_laptop() {
     let Some(python) = python() else { return };
     let lake = lake().await;
     let uri = format!("sqlite:///{}/catalog.db", lake.directory.path().display());
-    for table in histories(&lake.tables, "").await {
+    for table in histories(&lake.tables, TableFormat::Iceberg, "").await {
         let expected = read(&table).await;
         assert!(expected.len() >= 3, "{}", table.table());
         assert_eq!(outside(&python, &["pyiceberg", &uri, &table.table().to_string()]), expected, "PyIceberg, {}", table.table());
         let location = metadata_location(&lake.tables, table.table()).await;
         assert_eq!(outside(&python, &["duckdb", &location]), expected, "DuckDB, {}", table.table());
+    }
+    for table in histories(&lake.tables, TableFormat::Delta, "_delta").await {
+        let name = table.table();
+        let location = lake.directory.path().join("silver").join(&name.name).display().to_string();
+        assert_eq!(outside(&python, &["delta-rs", &location]), read(&table).await, "delta-rs, {name}");
+        assert_eq!(outside(&python, &["duckdb-delta", &location]), read(&table).await, "DuckDB, {name}");
+        let first = query_at(&table, Some("1"), "SELECT * FROM t").await;
+        assert_eq!(outside(&python, &["delta-rs", &location, "1"]), first, "delta-rs at version 1, {name}");
+        // Through a checkpoint.
+        for number in 5..=16 {
+            write(&table, rows(&[(number, (number - 1) * 24, 1, None)]), &commit_of(&format!("{number}"), day(number), replace()))
+                .await
+                .unwrap();
+        }
+        assert_eq!(outside(&python, &["delta-rs", &location]), read(&table).await, "delta-rs after a checkpoint, {name}");
+        assert_eq!(outside(&python, &["duckdb-delta", &location]), read(&table).await, "DuckDB after a checkpoint, {name}");
     }
     let mut definition = definition("plain");
     definition.format = TableFormat::Parquet;
@@ -123,13 +144,35 @@ async fn readers_agree_on_postgres_and_s3() {
         "s3.secret-access-key": credentials.secret_access_key, "s3.region": "us-east-1",
     });
     let uri = catalog.replacen("postgresql://", "postgresql+psycopg2://", 1);
-    for table in histories(&tables, &format!("_{unique}")).await {
+    for table in histories(&tables, TableFormat::Iceberg, &format!("_{unique}")).await {
         let name = table.table().to_string();
         assert_eq!(outside(&python, &["pyiceberg", &uri, &name, &properties.to_string()]), read(&table).await, "{name}");
     }
-    let definition = definition(&format!("raced_{unique}"));
+    let address = format!("s3://{bucket}/{unique}");
+    let options = serde_json::json!({
+        "AWS_ENDPOINT_URL": endpoint, "AWS_ACCESS_KEY_ID": credentials.access_key_id, "AWS_REGION": "us-east-1",
+        "AWS_SECRET_ACCESS_KEY": credentials.secret_access_key, "AWS_ALLOW_HTTP": "true",
+    });
+    for table in histories(&tables, TableFormat::Delta, &format!("_delta_{unique}")).await {
+        let location = format!("{address}/{}", table.table().name);
+        assert_eq!(outside(&python, &["delta-rs", &location, "", &options.to_string()]), read(&table).await, "{location}");
+    }
+    for format in [TableFormat::Iceberg, TableFormat::Delta] {
+        raced(&tables, &catalog, &definition_of(format, &format!("raced_{format}_{unique}"))).await;
+    }
+    let sql = "DELETE FROM iceberg_tables WHERE catalog_name = $1 AND table_name LIKE $2";
+    sqlx::query(sql).bind(CATALOG_NAME).bind(format!("%{unique}")).execute(tables.db().pool()).await.unwrap();
+    let sql = "DELETE FROM lakehouse_delta_tables WHERE table_name LIKE $1";
+    sqlx::query(sql).bind(format!("%{unique}")).execute(tables.db().pool()).await.unwrap();
+    for object in silver.list("").await.unwrap() {
+        silver.delete(&object.key).await.unwrap();
+    }
+}
+
+/// Four writers with catalogs of their own merge into one table.
+async fn raced(tables: &Tables, catalog: &str, definition: &TableDef) {
     let writers = (0..4_i64).map(|writer| {
-        let (tables, definition, catalog) = (tables.clone(), definition.clone(), catalog.clone());
+        let (tables, definition, catalog) = (tables.clone(), definition.clone(), catalog.to_owned());
         tokio::spawn(async move {
             let own = Tables::connect(tables.storage().clone(), &catalog).await.unwrap();
             let table = own.ensure(&definition).await.unwrap();
@@ -142,11 +185,6 @@ async fn readers_agree_on_postgres_and_s3() {
     for writer in futures::future::join_all(writers).await {
         writer.unwrap();
     }
-    let table = tables.ensure(&definition).await.unwrap();
+    let table = tables.ensure(definition).await.unwrap();
     assert_eq!(query(&table, "SELECT count(*), count(distinct id) FROM t").await, ["12 | 12"]);
-    let sql = "DELETE FROM iceberg_tables WHERE catalog_name = $1 AND table_name LIKE $2";
-    sqlx::query(sql).bind(CATALOG_NAME).bind(format!("%{unique}")).execute(tables.db().pool()).await.unwrap();
-    for object in silver.list("").await.unwrap() {
-        silver.delete(&object.key).await.unwrap();
-    }
 }

@@ -1,8 +1,9 @@
 //! What rows a table holds after replaceInterval, merge and overwrite, in every order.
 
 use crate::common::*;
+use crate::in_every_format;
 use lakehouse_contract::TableRef;
-use lakehouse_tables::{TableDef, TableError, WriteMode, one_stream};
+use lakehouse_tables::{TableDef, TableError, TableFormat, WriteMode, one_stream};
 
 const ORDERS: [[i64; 3]; 6] = [[1, 2, 3], [1, 3, 2], [2, 1, 3], [2, 3, 1], [3, 1, 2], [3, 2, 1]];
 
@@ -31,11 +32,14 @@ async fn tables_after(definition: &TableDef, mode: &WriteMode, order: [i64; 3], 
     read(&table).await
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn permutations_of_three_intervals_end_in_equal_tables() {
+async fn permutations_of_three_intervals_end_in_equal_tables(format: TableFormat) {
     for (name, mode, count) in [("m", merge(), 6), ("r", replace(), 12)] {
-        let mut definition = definition(name);
-        definition.partition_by = if name == "r" { vec!["day(at)".parse().unwrap()] } else { Vec::new() };
+        let mut definition = definition_of(format, name);
+        definition.partition_by = match (name, format) {
+            ("r", TableFormat::Iceberg) => vec!["day(at)".parse().unwrap()],
+            ("r", _) => vec!["region".parse().unwrap()],
+            _ => Vec::new(),
+        };
         let expected = tables_after(&definition, &mode, ORDERS[0], false).await;
         assert_eq!(expected.len(), count);
         for order in ORDERS {
@@ -45,10 +49,9 @@ async fn permutations_of_three_intervals_end_in_equal_tables() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn replacing_rewrites_mixed_files_and_keeps_the_rest() {
+async fn replacing_rewrites_mixed_files_and_keeps_the_rest(format: TableFormat) {
     let lake = lake().await;
-    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
     // One file over three days, by an overwrite.
     let three = rows(&[(1, 0, 1, None), (2, 24, 2, Some("eu")), (3, 47, 3, None), (4, 48, 4, None)]);
     write(&table, three, &commit_of("all", day(1), WriteMode::Overwrite)).await.unwrap();
@@ -58,10 +61,9 @@ async fn replacing_rewrites_mixed_files_and_keeps_the_rest() {
     assert_eq!(query(&table, "SELECT id FROM t").await, ["1", "9"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn rows_outside_of_the_interval_are_refused() {
+async fn rows_outside_of_the_interval_are_refused(format: TableFormat) {
     let lake = lake().await;
-    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
     let commit = commit_of("t", day(2), replace());
     for hour in [23, 48] {
         let refused = table.stage(vec![one_stream(vec![rows(&[(1, 24, 1, None), (2, hour, 1, None)])])], &commit).await;
@@ -70,10 +72,9 @@ async fn rows_outside_of_the_interval_are_refused() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn merge_keeps_the_highest_sequence_and_counts_the_losers() {
+async fn merge_keeps_the_highest_sequence_and_counts_the_losers(format: TableFormat) {
     let lake = lake().await;
-    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
     let first = rows(&[(1, 5, 1, None), (1, 7, 2, None), (1, 6, 3, None), (2, 1, 4, None)]);
     let done = write(&table, first, &commit_of("1", day(1), merge())).await.unwrap();
     assert_eq!((done.rows_written, done.rows_superseded), (2, 2));
@@ -84,10 +85,9 @@ async fn merge_keeps_the_highest_sequence_and_counts_the_losers() {
     assert_eq!(rows_now, ["1 | 7 | 0.0000000000000002", "2 | 1 | 0.0000000000000004", "3 | 0 | 0.0000000000000005"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tie_with_different_content_names_table_key_and_sequence() {
+async fn a_tie_with_different_content_names_table_key_and_sequence(format: TableFormat) {
     let lake = lake().await;
-    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
     let within = table.stage(vec![one_stream(vec![rows(&[(7, 1, 1, None), (7, 1, 2, None)])])], &commit_of("1", day(1), merge())).await;
     let text = within.unwrap_err().to_string();
     assert_eq!(text, "MergeTie: table silver.t: two different rows have key id=7 and sequence at=2024-01-01T01:00:00Z");
@@ -100,10 +100,9 @@ async fn a_tie_with_different_content_names_table_key_and_sequence() {
     assert_eq!((done.rows_written, done.rows_superseded), (1, 2));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn merge_compares_long_decimals_and_null_keys_exactly() {
+async fn merge_compares_long_decimals_and_null_keys_exactly(format: TableFormat) {
     let lake = lake().await;
-    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
     let mode = WriteMode::Merge { key: vec!["price".to_owned(), "region".to_owned()], sequence_by: vec!["at".to_owned()] };
     let near = 99_999_999_999_999_999_999_999_999_999_999_999_999_i128;
     let first = rows(&[(1, 0, near, None), (2, 0, near - 1, None), (3, 0, near, Some(""))]);
@@ -139,10 +138,9 @@ async fn odd_partition_values_round_trip_and_prune() {
     assert_eq!(query(&table, "SELECT id, region FROM t").await, ["5 | eu/é %=&"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn large_input_is_written_by_all_cores_sorted_and_complete() {
+async fn large_input_is_written_by_all_cores_sorted_and_complete(format: TableFormat) {
     let lake = lake().await;
-    let mut definition = definition("t");
+    let mut definition = definition_of(format, "t");
     definition.sort_by = vec!["id".to_owned()];
     let table = lake.tables.ensure(&definition).await.unwrap();
     let batches: Vec<_> = (0..60_i64)
@@ -178,3 +176,13 @@ async fn quarantine_and_gold_have_their_places() {
         assert_eq!(lake.tables.list(namespace).await.unwrap(), [TableRef::new(namespace, "t")]);
     }
 }
+
+in_every_format!(
+    permutations_of_three_intervals_end_in_equal_tables,
+    replacing_rewrites_mixed_files_and_keeps_the_rest,
+    rows_outside_of_the_interval_are_refused,
+    merge_keeps_the_highest_sequence_and_counts_the_losers,
+    a_tie_with_different_content_names_table_key_and_sequence,
+    merge_compares_long_decimals_and_null_keys_exactly,
+    large_input_is_written_by_all_cores_sorted_and_complete,
+);

@@ -42,10 +42,27 @@ pub fn schema() -> SchemaRef {
     ]))
 }
 
+/// A test of every format whose commits are transactions, from a function of the format.
+#[macro_export]
+macro_rules! in_every_format {
+    ($($name:ident),+ $(,)?) => {
+        mod iceberg {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(lakehouse_tables::TableFormat::Iceberg).await })+
+        }
+        mod delta {
+            $(#[tokio::test(flavor = "multi_thread")] async fn $name() { super::$name(lakehouse_tables::TableFormat::Delta).await })+
+        }
+    };
+}
+
 pub fn definition(name: &str) -> TableDef {
+    definition_of(TableFormat::Iceberg, name)
+}
+
+pub fn definition_of(format: TableFormat, name: &str) -> TableDef {
     TableDef {
         table: TableRef::new("silver", name),
-        format: TableFormat::Iceberg,
+        format,
         schema: schema(),
         partition_by: Vec::new(),
         sort_by: Vec::new(),

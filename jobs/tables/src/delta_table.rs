@@ -1,0 +1,479 @@
+//! Delta tables: at a location of their own, each commit of a run with its token as an application's transaction.
+
+use crate::changes::{Changes, changes, stage};
+use crate::conform::conform;
+use crate::definition::{TableDef, show_partitions};
+use crate::delta_files::{self, DeltaFile, of_add, to_add};
+use crate::folder::folder_of;
+use crate::iceberg_table::{OWNER, SORT_BY};
+use crate::ledger::{self, Entry};
+use crate::live::TableFiles;
+use crate::parquet_provider::{DataObject, ParquetProvider};
+use crate::table::StagedContent;
+use crate::writer::{Check, FileLayout};
+use crate::{BatchStream, Commit, Committed, PartitionField, Result, Staged, Table, TableError, TableFormat, lease, registry, schema};
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{DataType, SchemaRef};
+use async_trait::async_trait;
+use chrono::Utc;
+use datafusion::catalog::TableProvider;
+use delta_commit::{Add, Change, Decision, DeltaError, DeltaLog, Metadata, Snapshot, Txn};
+use iceberg::spec::{DataFile, PartitionSpec, Schema};
+use iceberg_commit::ObjectStoreIo;
+use lakehouse_contract::TableRef;
+use lakehouse_storage::{CatalogDb, LayerStore};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use uuid::Uuid;
+
+/// Beginning of the identifiers of transactions; the start of the interval, a slash and the ledger's entry follow.
+///
+/// A transaction is in every checkpoint, so it outlives the cleaning of the log. Its version is that of the table.
+const TXN: &str = "lakehouse/";
+
+/// The logs of the tables in use: writers of one process take turns, and read only what is new.
+#[derive(Debug, Default)]
+pub(crate) struct Logs(Mutex<HashMap<String, Arc<DeltaLog>>>);
+
+impl Logs {
+    fn of(&self, layer: &LayerStore, folder: &str) -> Result<Arc<DeltaLog>> {
+        let location = layer.uri(folder);
+        let root = layer.path(folder)?;
+        let mut logs = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let log = logs.entry(location).or_insert_with_key(|location| Arc::new(DeltaLog::new(layer.object_store(), root, location)));
+        Ok(log.clone())
+    }
+}
+
+/// A Delta table.
+#[derive(Clone, Debug)]
+pub(crate) struct DeltaTable {
+    table: TableRef,
+    layer: LayerStore,
+    folder: String,
+    db: CatalogDb,
+    log: Arc<DeltaLog>,
+}
+
+/// A state of the table with its schema.
+struct State {
+    snapshot: Arc<Snapshot>,
+    schema: Arc<Schema>,
+}
+
+impl DeltaTable {
+    pub(crate) fn open(logs: &Logs, db: &CatalogDb, layer: &LayerStore, table: &TableRef) -> Result<Self> {
+        let folder = folder_of(table);
+        let log = logs.of(layer, &folder)?;
+        Ok(Self { table: table.clone(), layer: layer.clone(), folder, db: db.clone(), log })
+    }
+
+    pub(crate) async fn ensure(logs: &Logs, db: &CatalogDb, layer: &LayerStore, definition: &TableDef) -> Result<Self> {
+        let this = Self::open(logs, db, layer, &definition.table)?;
+        if this.log.load_opt().await.map_err(this.failed())?.is_none() {
+            let metadata = this.first_metadata(definition)?;
+            // Another writer may be faster; then its definition is the one to check against.
+            this.log.create(delta_commit::protocol_of(&definition.schema), metadata).await.map_err(this.failed())?;
+        }
+        let state = this.load().await?;
+        this.check(definition, &state.snapshot)?;
+        if this.extended(definition, &state)?.is_some() {
+            let work = this.log.commit(|snapshot| {
+                let decided = this.state(snapshot).and_then(|state| this.add_columns(definition, &state));
+                std::future::ready(decided.map_err(Stop::Table))
+            });
+            work.await.map_err(|stop| this.stopped(stop))?;
+        }
+        registry::register(db, TableFormat::Delta, &this.table).await?;
+        Ok(this)
+    }
+
+    fn first_metadata(&self, definition: &TableDef) -> Result<Metadata> {
+        let mut configuration = definition.properties.clone();
+        configuration.insert(OWNER.to_owned(), definition.owner.clone());
+        if !definition.sort_by.is_empty() {
+            configuration.insert(SORT_BY.to_owned(), definition.sort_by.join(","));
+        }
+        Ok(Metadata {
+            id: Uuid::new_v4().to_string(),
+            name: Some(self.table.name.clone()),
+            format: delta_commit::Format::default(),
+            schema_string: self.schema_string(&definition.schema)?,
+            partition_columns: definition.partition_by.iter().map(|field| field.column.clone()).collect(),
+            configuration,
+            created_time: Some(Utc::now().timestamp_millis()),
+        })
+    }
+
+    fn schema_string(&self, schema: &SchemaRef) -> Result<String> {
+        delta_commit::to_schema_string(schema).map_err(|reason| TableError::Definition { table: self.table.clone(), reason })
+    }
+
+    fn check(&self, definition: &TableDef, snapshot: &Snapshot) -> Result<()> {
+        let metadata = snapshot.metadata();
+        let owner = metadata.configuration.get(OWNER).map_or("another writer", String::as_str);
+        if owner != definition.owner {
+            return Err(TableError::OwnedByOther { table: self.table.clone(), owner: owner.to_owned(), asking: definition.owner.clone() });
+        }
+        let partitions = show_partitions(metadata.partition_columns.iter().cloned());
+        if partitions != definition.partition_text() {
+            return Err(TableError::LayoutMismatch {
+                table: self.table.clone(),
+                what: "partitions",
+                existing: partitions,
+                defined: definition.partition_text(),
+            });
+        }
+        Ok(())
+    }
+
+    /// The schema with the columns that the definition adds; none when it adds none.
+    fn extended(&self, definition: &TableDef, state: &State) -> Result<Option<SchemaRef>> {
+        let extended = schema::evolve(definition, &state.schema, state.schema.highest_field_id())?;
+        extended.map(|extended| self.reader_schema(&extended)).transpose()
+    }
+
+    fn add_columns(&self, definition: &TableDef, state: &State) -> Result<Decision> {
+        let Some(extended) = self.extended(definition, state)? else { return Ok(Decision::Nothing) };
+        let metadata = Metadata { schema_string: self.schema_string(&extended)?, ..state.snapshot.metadata().clone() };
+        let needed = delta_commit::protocol_of(&extended);
+        Ok(Decision::Commit(Box::new(Change {
+            operation: "ADD COLUMNS".to_owned(),
+            protocol: (needed.min_reader_version > state.snapshot.protocol().min_reader_version).then_some(needed),
+            metadata: Some(metadata),
+            ..Change::default()
+        })))
+    }
+
+    async fn load(&self) -> Result<State> {
+        self.state(self.log.load().await.map_err(self.failed())?)
+    }
+
+    fn state(&self, snapshot: Arc<Snapshot>) -> Result<State> {
+        let corrupt = |reason| TableError::Corrupt { table: self.table.clone(), what: "its schema".to_owned(), reason };
+        let arrow = delta_commit::from_schema_string(&snapshot.metadata().schema_string).map_err(corrupt)?;
+        Ok(State { schema: Arc::new(schema::of_arrow(&self.table, &arrow)?), snapshot })
+    }
+
+    fn reader_schema(&self, schema: &Schema) -> Result<SchemaRef> {
+        Ok(schema::reader_schema(schema::file_schema(&self.table, schema)?.as_ref()))
+    }
+
+    fn failed(&self) -> impl Fn(DeltaError) -> TableError + '_ {
+        TableError::delta(&self.table)
+    }
+
+    fn stopped(&self, stop: Stop) -> TableError {
+        match stop {
+            Stop::Table(error) => error,
+            Stop::Log(error) => self.failed()(error),
+        }
+    }
+
+    fn layout(&self, state: &State, commit: &Commit) -> Result<Arc<FileLayout>> {
+        let metadata = state.snapshot.metadata();
+        let mut spec = PartitionSpec::builder(state.schema.clone());
+        for column in &metadata.partition_columns {
+            let field = PartitionField { column: column.clone(), transform: crate::Transform::Identity };
+            spec = spec.add_partition_field(column, column, field.iceberg_transform()).map_err(TableError::iceberg(&self.table))?;
+        }
+        let sort_by = metadata.configuration.get(SORT_BY).map(String::as_str).unwrap_or_default();
+        Ok(Arc::new(FileLayout {
+            table: self.table.clone(),
+            arrow: schema::file_schema(&self.table, &state.schema)?,
+            spec: Arc::new(spec.build().map_err(TableError::iceberg(&self.table))?),
+            schema: state.schema.clone(),
+            sort_by: sort_by.split(',').filter(|column| !column.is_empty()).map(str::to_owned).collect(),
+            io: ObjectStoreIo::new().with_store(self.layer.root_uri(), self.layer.object_store()).file_io(),
+            // Flat: partition values stand in the log, so no reader has to agree on how to encode them in a path.
+            folder: self.layer.uri(&self.folder),
+            stem: format!("{}{}", stem_of(&commit.token), Uuid::new_v4().simple()),
+            hive: false,
+        }))
+    }
+
+    /// Readers take an empty partition value for null, so it would not come back as it went in.
+    fn refuse_empty(&self, state: &State) -> Option<Check> {
+        let columns = state.snapshot.metadata().partition_columns.clone();
+        let table = self.table.clone();
+        if columns.is_empty() {
+            return None;
+        }
+        Some(Arc::new(move |batch| {
+            for name in &columns {
+                let Some(column) = batch.column_by_name(name).filter(|column| column.data_type() == &DataType::Utf8) else { continue };
+                if column.as_string::<i32>().iter().any(|value| value == Some("")) {
+                    let reason = "it is a partition column and empty in a row, which Delta readers take for null".to_owned();
+                    return Err(TableError::Input { table: table.clone(), column: name.clone(), reason });
+                }
+            }
+            Ok(())
+        }))
+    }
+
+    /// Path of a data file within the table.
+    fn relative(&self, location: &str) -> Result<String> {
+        let key = location.strip_prefix(&self.layer.uri(&self.folder)).and_then(|rest| rest.strip_prefix('/'));
+        key.map(str::to_owned).ok_or_else(|| TableError::Corrupt {
+            table: self.table.clone(),
+            what: location.to_owned(),
+            reason: "it lies outside of the table".to_owned(),
+        })
+    }
+
+    /// Key of a path of the log, relative to the layer.
+    fn key(&self, path: &str) -> String {
+        format!("{}/{}", self.folder, percent_encoding::percent_decode_str(path).decode_utf8_lossy())
+    }
+
+    /// Decides what this attempt commits, from the state that it will follow.
+    async fn plan(&self, snapshot: Arc<Snapshot>, staged: &Staged, commit: &Commit) -> Result<Decision> {
+        let latest = batches(&snapshot).filter(|batch| batch.interval == ledger::interval_start(commit)).max_by_key(|batch| batch.version);
+        if latest.as_ref().is_some_and(|batch| batch.entry.token == commit.token) {
+            return Ok(Decision::Nothing);
+        }
+        let state = self.state(snapshot)?;
+        let layout = self.layout(&state, commit)?;
+        let files = DeltaFiles { table: self, state: &state };
+        let changes = changes(&files, layout.clone(), staged, commit, latest.as_ref().map(|batch| &batch.entry)).await?;
+        let version = state.snapshot.version() + 1;
+        let entry = changes.entry(commit, version.to_string());
+        Ok(Decision::Commit(Box::new(self.change(&layout, changes, &entry, commit)?)))
+    }
+
+    fn change(&self, layout: &FileLayout, changes: Changes<DeltaFile>, entry: &Entry, commit: &Commit) -> Result<Change> {
+        let now = Utc::now().timestamp_millis();
+        let corrupt = |error: serde_json::Error| TableError::Corrupt {
+            table: self.table.clone(),
+            what: "its ledger".to_owned(),
+            reason: error.to_string(),
+        };
+        let mut add: Vec<Add> = Vec::with_capacity(changes.added.len());
+        for file in &changes.added {
+            add.push(to_add(&self.table, &self.relative(file.file_path())?, file, &layout.spec, &layout.schema, now)?);
+        }
+        let scratch: Result<Vec<String>> = changes.scratch.iter().map(|location| self.relative(location)).collect();
+        let merge = matches!(commit.mode, crate::WriteMode::Merge { .. });
+        let parameters = BTreeMap::from([
+            ("mode".to_owned(), ledger::mode_name(&commit.mode).to_owned()),
+            ("interval".to_owned(), ledger::interval_start(commit)),
+        ]);
+        let metrics = BTreeMap::from([
+            ("numFiles".to_owned(), add.len().to_string()),
+            ("numRemovedFiles".to_owned(), changes.removed.len().to_string()),
+            ("numOutputRows".to_owned(), changes.written.to_string()),
+            ("numOutputBytes".to_owned(), entry.bytes.to_string()),
+        ]);
+        Ok(Change {
+            operation: if merge { "MERGE" } else { "WRITE" }.to_owned(),
+            parameters,
+            metrics,
+            user_metadata: Some(serde_json::to_string(&commit.summary).map_err(corrupt)?),
+            txns: vec![Txn {
+                app_id: format!("{TXN}{}/{}", ledger::interval_start(commit), serde_json::to_string(entry).map_err(corrupt)?),
+                version: entry.snapshot.parse().unwrap_or_default(),
+                last_updated: Some(now),
+            }],
+            add,
+            remove: changes.removed.into_iter().map(|file| file.path).collect(),
+            data_change: true,
+            scratch: scratch?,
+            ..Change::default()
+        })
+    }
+
+    /// The commit with a token, when it is the latest of its interval, with its facts as far as the log still has them.
+    async fn outcome(&self, snapshot: &Snapshot, token: &str, already: bool) -> Result<Option<Committed>> {
+        let mut latest: HashMap<String, Batch> = HashMap::new();
+        for batch in batches(snapshot) {
+            match latest.get(&batch.interval) {
+                Some(known) if known.version >= batch.version => {}
+                _ => drop(latest.insert(batch.interval.clone(), batch)),
+            }
+        }
+        let Some(batch) = latest.into_values().find(|batch| batch.entry.token == token) else { return Ok(None) };
+        let info = self.log.commit_info(batch.version).await.map_err(self.failed())?;
+        let facts = info.as_ref().and_then(|info| info.get("userMetadata")?.as_str()).and_then(|text| serde_json::from_str(text).ok());
+        Ok(Some(batch.entry.committed(facts.unwrap_or_default(), already)))
+    }
+
+    /// Deletes staged files that no attempt of this call ever offered to the log.
+    async fn discard(&self, staged: &Staged) {
+        let StagedContent::Files(files) = &staged.content else { return };
+        for file in files {
+            let Some(key) = self.layer.key_of(file.file_path()) else { continue };
+            if let Err(error) = self.layer.delete(key).await {
+                tracing::debug!(%error, file = file.file_path(), "left a staged file");
+            }
+        }
+    }
+}
+
+/// Why a commit of the log ended.
+enum Stop {
+    Table(TableError),
+    Log(DeltaError),
+}
+
+impl From<TableError> for Stop {
+    fn from(error: TableError) -> Self {
+        Self::Table(error)
+    }
+}
+
+impl From<DeltaError> for Stop {
+    fn from(error: DeltaError) -> Self {
+        Self::Log(error)
+    }
+}
+
+/// A run's commit, from its transaction.
+struct Batch {
+    interval: String,
+    version: u64,
+    entry: Entry,
+}
+
+fn batches(snapshot: &Snapshot) -> impl Iterator<Item = Batch> + '_ {
+    snapshot.txns().filter_map(|txn| {
+        let (interval, entry) = txn.app_id.strip_prefix(TXN)?.split_once('/')?;
+        let version = u64::try_from(txn.version).ok()?;
+        Some(Batch { interval: interval.to_owned(), version, entry: serde_json::from_str(entry).ok()? })
+    })
+}
+
+/// Beginning of the names of the files that a commit with this token writes.
+fn stem_of(token: &str) -> String {
+    let token: String = token.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+    format!("part-{token}-")
+}
+
+/// The live files of a state.
+struct DeltaFiles<'a> {
+    table: &'a DeltaTable,
+    state: &'a State,
+}
+
+#[async_trait]
+impl TableFiles for DeltaFiles<'_> {
+    type Live = DeltaFile;
+
+    async fn live(&self) -> Result<Vec<DeltaFile>> {
+        let table = self.table;
+        let files = self.state.snapshot.files();
+        files.map(|add| of_add(&table.table, add, &table.layer.uri(&table.key(&add.path)), &self.state.schema)).collect()
+    }
+
+    async fn read(&self, file: &DataFile, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+        let name = &self.table.table;
+        let location = file.file_path();
+        let corrupt = |reason: String| TableError::Corrupt { table: name.clone(), what: location.to_owned(), reason };
+        let key = self.table.layer.key_of(location).ok_or_else(|| corrupt("it lies outside of the layer".to_owned()))?;
+        let bytes = self.table.layer.get(key).await?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).and_then(ParquetRecordBatchReaderBuilder::build);
+        let batches: Result<Vec<RecordBatch>, _> = reader.map_err(|error| corrupt(error.to_string()))?.collect();
+        let batches = batches.map_err(TableError::arrow(name))?;
+        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+        if rows as u64 != file.record_count() {
+            return Err(corrupt(format!("it has {rows} rows, the log says {}", file.record_count())));
+        }
+        batches.iter().map(|batch| conform(name, batch, schema)).collect()
+    }
+
+    fn field_id(&self, column: &str) -> Option<i32> {
+        self.state.schema.field_id_by_name(column)
+    }
+
+    fn is_of(&self, live: &DeltaFile, append: &Entry) -> bool {
+        live.path.starts_with(&stem_of(&append.token))
+    }
+}
+
+#[async_trait]
+impl Table for DeltaTable {
+    fn table(&self) -> &TableRef {
+        &self.table
+    }
+
+    fn format(&self) -> TableFormat {
+        TableFormat::Delta
+    }
+
+    async fn schema(&self) -> Result<SchemaRef> {
+        self.reader_schema(&self.load().await?.schema)
+    }
+
+    async fn find_commit(&self, token: &str) -> Result<Option<Committed>> {
+        self.outcome(self.load().await?.snapshot.as_ref(), token, true).await
+    }
+
+    async fn stage(&self, input: Vec<BatchStream>, commit: &Commit) -> Result<Staged> {
+        let state = self.load().await?;
+        stage(self.layout(&state, commit)?, input, commit, self.refuse_empty(&state)).await
+    }
+
+    async fn commit(&self, staged: Staged, commit: &Commit) -> Result<Committed> {
+        let lease = lease::of_commit(&self.db, &self.table, commit).await?;
+        let offered = AtomicBool::new(false);
+        let outcome = self
+            .log
+            .commit(|snapshot| {
+                let (staged, lease, offered) = (&staged, &lease, &offered);
+                async move {
+                    if let Some(lease) = lease {
+                        lease.ensure_held().map_err(TableError::from)?;
+                    }
+                    let decision = self.plan(snapshot, staged, commit).await?;
+                    if matches!(decision, Decision::Commit(_)) {
+                        offered.store(true, Ordering::Release);
+                    }
+                    Ok::<_, Stop>(decision)
+                }
+            })
+            .await;
+        lease::release(&self.table, lease).await;
+        let outcome = outcome.map_err(|stop| self.stopped(stop))?;
+        // Another attempt committed this token. Files that were offered once may be the ones it committed.
+        if !outcome.committed && !offered.load(Ordering::Acquire) {
+            self.discard(&staged).await;
+        }
+        let found = self.outcome(&outcome.snapshot, &commit.token, !outcome.committed).await?;
+        found.ok_or_else(|| TableError::Corrupt {
+            table: self.table.clone(),
+            what: "its ledger".to_owned(),
+            reason: format!("token {} was committed and is not in it", commit.token),
+        })
+    }
+
+    async fn provider(&self, at: Option<&str>) -> Result<Arc<dyn TableProvider>> {
+        let current = self.load().await?;
+        let snapshot = match at {
+            None => current.snapshot,
+            Some(text) => {
+                let missing =
+                    || TableError::Definition { table: self.table.clone(), reason: format!("there is no version {text} any more") };
+                match self.log.load_at(text.parse().map_err(|_| missing())?).await {
+                    Err(DeltaError::NoSuchVersion { .. }) => return Err(missing()),
+                    found => found.map_err(self.failed())?,
+                }
+            }
+        };
+        let shown = self.reader_schema(&current.schema)?;
+        let mut files = Vec::new();
+        for add in snapshot.files() {
+            let key = self.key(&add.path);
+            let file = of_add(&self.table, add, &self.layer.uri(&key), &current.schema)?.file;
+            let statistics = delta_files::statistics(&file, &current.schema, &shown);
+            files.push(DataObject { key, bytes: add.size.unsigned_abs(), statistics: Some(Arc::new(statistics)) });
+        }
+        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), shown, files)?))
+    }
+
+    async fn snapshot(&self) -> Result<Option<String>> {
+        let snapshot = self.load().await?.snapshot;
+        let has_data = batches(&snapshot).next().is_some();
+        Ok(has_data.then(|| snapshot.version().to_string()))
+    }
+}
