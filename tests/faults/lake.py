@@ -133,11 +133,23 @@ class Lake:
             found[name] = TableState(state, (f"generation {manifest['generation']}", *tokens))
         return found
 
+    def _delta_folders(self) -> list[str]:
+        keys = self.keys("silver")
+        return sorted({key.split("/_delta_log/")[0] for key in keys if "/_delta_log/" in key})
+
+    def copy_delta_tables(self, other: "Lake") -> None:
+        """Takes the Delta tables of another lake's silver layer; their paths are relative."""
+        keys = [key for folder in other._delta_folders() for key in other.keys("silver", f"{folder}/")]
+        if keys:
+            sources, targets = ([f"{lake.layers['silver']}/{key}" for key in keys] for lake in (other, self))
+            self._files.copy(sources, targets)
+            self._files.invalidate_cache()
+
     def _delta_tables(self) -> dict[str, TableState]:
         """Every Delta table of the silver layer as delta-rs reads it, none of whose versions lacks a file."""
         found = {}
         keys = self.keys("silver")
-        for folder in sorted({key.split("/_delta_log/")[0] for key in keys if "/_delta_log/" in key}):
+        for folder in self._delta_folders():
             table = DeltaTable(f"s3://{self.layers['silver']}/{folder}", storage_options=self._minio.delta_options())
             tokens = []
             for version in range(table.version() + 1):

@@ -31,7 +31,8 @@ class Stand:
         """A lake of its own.
 
         With `like` it begins with that lake's catalog, as of now, and shares that lake's layers but for its `own`.
-        Tables that the catalog has already stay where they are, with their files: no two commits write the same name.
+        Tables that the catalog has already stay where they are, with their files: no two commits write the same name. Those of
+        Delta have no other catalog than their place, so they are copied.
         """
         label = f"{name}_{next(self._numbers)}"
         layers = {layer: f"{layer}/{label}" for layer in LAYERS}
@@ -40,7 +41,10 @@ class Stand:
             layers |= {layer: place for layer, place in like.layers.items() if layer not in own}
             template = f" template {like.database}"
         self._postgres.execute("postgres", f"create database {label}{template}")
-        return Lake(self._minio, self._postgres, label, layers)
+        lake = Lake(self._minio, self._postgres, label, layers)
+        if like is not None and "silver" in own:
+            lake.copy_delta_tables(like)
+        return lake
 
     def world(self) -> World:
         """Proxies for the jobs that are started with it."""

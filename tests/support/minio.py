@@ -65,7 +65,7 @@ class Minio:
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": ACCESS_KEY_ID,
             "AWS_SECRET_ACCESS_KEY": SECRET_ACCESS_KEY,
-            "AWS_REGION": REGION,
+            "AWS_REGION": self.region,
             "AWS_ALLOW_HTTP": "true",
         }
 
