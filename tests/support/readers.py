@@ -1,4 +1,4 @@
-"""Outside readers of the tables: PyIceberg and DuckDB. Both give a sorted list of rows with exact Decimals."""
+"""Outside readers of the tables: PyIceberg, delta-rs and DuckDB. All give a sorted list of rows with exact Decimals."""
 
 from collections.abc import Collection, Mapping
 from datetime import UTC, date, datetime
@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+from deltalake import DeltaTable
 from pyiceberg.catalog.sql import SqlCatalog
 
 Row = dict[str, Any]
@@ -44,6 +45,22 @@ def parquet_rows(paths: Collection[Path]) -> list[Row]:
     with connect_duckdb() as connection:
         query = "select * from read_parquet(?, hive_partitioning = false)"
         return arrow_rows(connection.execute(query, [[str(path) for path in paths]]).to_arrow_table())
+
+
+def delta_rows(location: Path, version: int | None = None) -> list[Row]:
+    """All rows of a Delta table on local files, read by delta-rs."""
+    return arrow_rows(DeltaTable(location, version=version).to_pyarrow_table())
+
+
+def delta_version(location: Path) -> int:
+    """Number of the newest version of a Delta table on local files."""
+    return DeltaTable(location).version()
+
+
+def duckdb_delta_rows(location: Path) -> list[Row]:
+    """All rows of a Delta table on local files, read by DuckDB."""
+    with connect_duckdb("delta") as connection:
+        return arrow_rows(connection.execute("select * from delta_scan(?)", [str(location)]).to_arrow_table())
 
 
 def connect_duckdb(*extensions: str) -> duckdb.DuckDBPyConnection:
