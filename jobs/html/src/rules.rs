@@ -2,7 +2,7 @@
 
 use lakehouse_api::pipeline::ScrapeField;
 use regex::{Regex, RegexBuilder};
-use scraper::Selector;
+use scraper::{Selector, error::SelectorErrorKind};
 
 /// Most memory of one compiled expression, in bytes.
 const MAX_REGEX: usize = 1 << 20;
@@ -80,7 +80,22 @@ impl Field {
 
 fn selector(field: &str, text: &str) -> Result<Selector, RuleError> {
     Selector::parse(text)
-        .map_err(|error| RuleError { field: field.to_owned(), message: format!("`{text}` is not a CSS selector: {error}") })
+        .map_err(|error| RuleError { field: field.to_owned(), message: format!("`{text}` is not a CSS selector: {}", why(&error)) })
+}
+
+fn why(error: &SelectorErrorKind) -> String {
+    match error {
+        SelectorErrorKind::UnexpectedToken => "something in it is in the wrong place".to_owned(),
+        SelectorErrorKind::EndOfLine => "it ends too early".to_owned(),
+        SelectorErrorKind::TooManyNestedBlocks => "it is nested too deeply".to_owned(),
+        // Such as UnsupportedPseudoClassOrElement.
+        SelectorErrorKind::UnexpectedSelectorParseError(kind) => {
+            let kind = format!("{kind:?}");
+            let words = kind.char_indices().map(|(at, c)| if at > 0 && c.is_uppercase() { format!(" {c}") } else { c.to_string() });
+            words.collect::<String>().to_lowercase()
+        }
+        other => other.to_string().to_lowercase(),
+    }
 }
 
 fn expression(field: &str, text: &str) -> Result<Regex, RuleError> {
@@ -105,9 +120,10 @@ mod tests {
     fn what_cannot_be_compiled_is_named() {
         let refused = |records: &str, value| Rules::new(records, &[field(value)]).unwrap_err().to_string();
         let name = serde_json::json!({"name": "price"});
-        assert!(refused("li[", name.clone()).starts_with("records: `li[` is not a CSS selector: "), "{}", refused("li[", name));
+        assert_eq!(refused("li[", name.clone()), "records: `li[` is not a CSS selector: it ends too early");
+        assert_eq!(refused("li >", name), "records: `li >` is not a CSS selector: dangling combinator");
         let select = refused("li", serde_json::json!({"name": "price", "select": "a::text"}));
-        assert!(select.starts_with("fields[price].select: `a::text` is not a CSS selector: "), "{select}");
+        assert_eq!(select, "fields[price].select: `a::text` is not a CSS selector: unsupported pseudo class or element");
         let expression = refused("li", serde_json::json!({"name": "price", "match": "(a"}));
         assert_eq!(expression, "fields[price].match: `(a` is not a regular expression: unclosed group");
         let expression = refused("li", serde_json::json!({"name": "price", "match": "(?=a)"}));

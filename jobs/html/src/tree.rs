@@ -30,7 +30,7 @@ type Handle = <HtmlTreeSink as TreeSink>::Handle;
 pub(crate) fn parse(text: &str) -> Result<Html, TooMuch> {
     let options =
         ParseOpts { tree_builder: TreeBuilderOpts { scripting_enabled: false, ..TreeBuilderOpts::default() }, ..ParseOpts::default() };
-    let mut parser = parse_document(Watched { tree: HtmlTreeSink::new(Html::new_document()), too_deep: Cell::new(false) }, options);
+    let mut parser = parse_document(Watched::new(), options);
     let mut rest = text;
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(rest.ceil_char_boundary(CHUNK));
@@ -60,9 +60,15 @@ pub(crate) fn parse(text: &str) -> Result<Html, TooMuch> {
 struct Watched {
     tree: HtmlTreeSink,
     too_deep: Cell<bool>,
+    /// The last element that was put into the tree, its parent, and how many levels are above it; none since something was moved.
+    last: Cell<Option<(Handle, Handle, usize)>>,
 }
 
 impl Watched {
+    fn new() -> Self {
+        Self { tree: HtmlTreeSink::new(Html::new_document()), too_deep: Cell::new(false), last: Cell::new(None) }
+    }
+
     fn check(&self) -> Result<(), TooMuch> {
         if self.too_deep.get() {
             return Err(TooMuch::Depth);
@@ -75,11 +81,15 @@ impl Watched {
 
     /// Looks how deep a child of `parent` is.
     fn measure(&self, parent: &Handle, child: &NodeOrText<Handle>) {
-        if matches!(child, NodeOrText::AppendNode(_)) {
-            let html = self.tree.0.borrow();
-            let deep = html.tree.get(*parent).is_some_and(|parent| parent.ancestors().nth(MAX_DEPTH - 1).is_some());
-            self.too_deep.set(self.too_deep.get() || deep);
-        }
+        let NodeOrText::AppendNode(child) = child else { return };
+        // Mostly it is put into the last one, or beside it; else all levels are counted.
+        let depth = match self.last.get() {
+            Some((last, _, depth)) if last == *parent => depth + 1,
+            Some((_, above, depth)) if above == *parent => depth,
+            _ => self.tree.0.borrow().tree.get(*parent).map_or(0, |parent| parent.ancestors().take(MAX_DEPTH + 1).count() + 1),
+        };
+        self.last.set(Some((*child, *parent, depth)));
+        self.too_deep.set(self.too_deep.get() || depth > MAX_DEPTH);
     }
 }
 
@@ -123,6 +133,7 @@ impl TreeSink for Watched {
     fn append_based_on_parent_node(&self, element: &Handle, prev_element: &Handle, child: NodeOrText<Handle>) {
         self.measure(prev_element, &child);
         self.tree.append_based_on_parent_node(element, prev_element, child);
+        self.last.set(None);
     }
 
     fn append_doctype_to_document(&self, name: StrTendril, public_id: StrTendril, system_id: StrTendril) {
@@ -144,6 +155,7 @@ impl TreeSink for Watched {
     fn append_before_sibling(&self, sibling: &Handle, new_node: NodeOrText<Handle>) {
         self.measure(sibling, &new_node);
         self.tree.append_before_sibling(sibling, new_node);
+        self.last.set(None);
     }
 
     fn add_attrs_if_missing(&self, target: &Handle, attrs: Vec<Attribute>) {
@@ -151,10 +163,12 @@ impl TreeSink for Watched {
     }
 
     fn remove_from_parent(&self, target: &Handle) {
+        self.last.set(None);
         self.tree.remove_from_parent(target);
     }
 
     fn reparent_children(&self, node: &Handle, new_parent: &Handle) {
+        self.last.set(None);
         self.tree.reparent_children(node, new_parent);
     }
 }
