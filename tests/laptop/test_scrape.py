@@ -238,7 +238,11 @@ HOSTILE = {
     "deep-formatting": (b"<li>" + b"<b>" * 100_000, "nested more than 1000 levels deep"),
     "reopened": (
         b"<li><p>" + b"".join(b"<font size=%d>" % n for n in range(900)) + b"<p>x" * 100_000,
-        "has more than 1000000 nodes",
+        "has more than 500000 nodes",
+    ),
+    "attributes": (
+        b"<li><b " + b"".join(b"a%d " % n for n in range(50_000)),
+        "a tag or a comment with more than 30000 words",
     ),
     "too-large": (b"<li>" + b"x" * (16 << 20), f"with more than {16 << 20} bytes"),
     "empty": (b"<p>Are you human?", "records selector `li` matches nothing"),

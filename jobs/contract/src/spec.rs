@@ -184,7 +184,17 @@ pub enum IngestSource {
     },
 }
 
-/// The connection of an HTTP source.
+impl IngestSource {
+    /// The connection that it goes through, whose token its job needs.
+    pub const fn connection(&self) -> Option<&HttpConnection> {
+        match self {
+            Self::Http { connection, .. } | Self::Scrape { connection, .. } => Some(connection),
+            Self::Pulse(_) | Self::Clickstream(_) | Self::Sensors(_) | Self::Files { .. } => None,
+        }
+    }
+}
+
+/// The connection of a source that asks a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpConnection {

@@ -1,7 +1,8 @@
 //! Parsing with an end: html5ever into a scraper tree, watched while it grows.
 //!
 //! Time and memory of the standard's algorithm are not linear in the page: it looks through all open elements for every tag, and opens
-//! formatting elements again and again. Both need depth, so depth and nodes are checked after every KiB.
+//! formatting elements again and again; and it compares the attributes of a tag with each other. So depth, nodes, and the words since anything
+//! came out of the tokenizer, are checked after every KiB.
 
 use std::{
     borrow::Cow,
@@ -16,7 +17,7 @@ use html5ever::{
 };
 use scraper::{Html, HtmlTreeSink};
 
-use crate::limits::{MAX_DEPTH, MAX_NODES, TooMuch};
+use crate::limits::{MAX_DEPTH, MAX_NODES, MAX_WORDS, TooMuch};
 
 /// Bytes between two looks at what the tree has become.
 const CHUNK: usize = 1 << 10;
@@ -31,11 +32,17 @@ pub(crate) fn parse(text: &str) -> Result<Html, TooMuch> {
     let options =
         ParseOpts { tree_builder: TreeBuilderOpts { scripting_enabled: false, ..TreeBuilderOpts::default() }, ..ParseOpts::default() };
     let mut parser = parse_document(Watched::new(), options);
+    let mut words = 0;
     let mut rest = text;
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(rest.ceil_char_boundary(CHUNK));
         parser.process(StrTendril::from_slice(chunk));
-        parser.tokenizer.sink.sink.check()?;
+        let watched = &parser.tokenizer.sink.sink;
+        watched.check()?;
+        words = if watched.touched.take() { 0 } else { words + chunk.bytes().filter(ends_word).count() };
+        if words > MAX_WORDS {
+            return Err(TooMuch::Words);
+        }
         rest = after;
     }
     let html = parser.finish();
@@ -56,17 +63,24 @@ pub(crate) fn parse(text: &str) -> Result<Html, TooMuch> {
     Ok(html)
 }
 
+/// Whether an attribute can end here.
+fn ends_word(byte: &u8) -> bool {
+    byte.is_ascii_whitespace() || matches!(byte, b'/' | b'"' | b'\'')
+}
+
 /// The tree that is being built.
 struct Watched {
     tree: HtmlTreeSink,
     too_deep: Cell<bool>,
+    /// The tree was looked at or changed, which every tag, text and comment does.
+    touched: Cell<bool>,
     /// The last element that was put into the tree, its parent, and how many levels are above it; none since something was moved.
     last: Cell<Option<(Handle, Handle, usize)>>,
 }
 
 impl Watched {
     fn new() -> Self {
-        Self { tree: HtmlTreeSink::new(Html::new_document()), too_deep: Cell::new(false), last: Cell::new(None) }
+        Self { tree: HtmlTreeSink::new(Html::new_document()), too_deep: Cell::new(false), touched: Cell::new(false), last: Cell::new(None) }
     }
 
     fn check(&self) -> Result<(), TooMuch> {
@@ -110,14 +124,17 @@ impl TreeSink for Watched {
     }
 
     fn elem_name<'a>(&'a self, target: &'a Handle) -> Ref<'a, QualName> {
+        self.touched.set(true);
         self.tree.elem_name(target)
     }
 
     fn create_element(&self, name: QualName, attrs: Vec<Attribute>, flags: ElementFlags) -> Handle {
+        self.touched.set(true);
         self.tree.create_element(name, attrs, flags)
     }
 
     fn create_comment(&self, text: StrTendril) -> Handle {
+        self.touched.set(true);
         self.tree.create_comment(text)
     }
 
@@ -126,6 +143,7 @@ impl TreeSink for Watched {
     }
 
     fn append(&self, parent: &Handle, child: NodeOrText<Handle>) {
+        self.touched.set(true);
         self.measure(parent, &child);
         self.tree.append(parent, child);
     }
@@ -202,6 +220,15 @@ mod tests {
         let fonts: String = (0..MAX_DEPTH - 10).map(|n| format!("<font size={n}>")).collect();
         let page = format!("<p>{fonts}{}", "<p>x".repeat(100_000));
         assert_eq!(fault(&page), Some(TooMuch::Nodes));
+    }
+
+    #[test]
+    fn one_tag_has_an_end_but_text_scripts_and_pictures_may_be_long() {
+        let attributes: String = (0..50_000).map(|n| format!("a{n}/")).collect();
+        assert_eq!(fault(&format!("<b {attributes}>")), Some(TooMuch::Words));
+        assert_eq!(fault(&format!("<script>{attributes}</script>{attributes}")), None);
+        assert_eq!(fault(&format!("<img src='data:image/png;base64,{}'>", "AbC+/0".repeat(25_000))), None);
+        assert_eq!(fault(&"<b a=1 b=2 c>x</b>".repeat(50_000)), None);
     }
 
     #[test]

@@ -23,6 +23,7 @@ use lakehouse_api::pipeline::{Robots as Obedience, ScrapePaging};
 use lakehouse_contract::Reason;
 use lakehouse_html::{Link, Page, Rules, TooMuch, limits};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::{
@@ -36,6 +37,9 @@ use super::{
 };
 use crate::{IngestError, ObjectFacts, Sink};
 use robots::Robots;
+
+/// Pages are parsed one at a time: a tree can take ten times the memory of its page, and the job has little.
+static PARSING: Semaphore = Semaphore::const_new(1);
 
 const ACCEPT: &str = "text/html,application/xhtml+xml";
 /// Longest time between two requests that robots.txt can ask for.
@@ -164,12 +168,14 @@ impl Scrape<'_> {
         }
         let content_type = answer.headers.get(CONTENT_TYPE).map(HeaderValue::to_str).and_then(Result::ok).map(str::to_owned);
         let (wanted, body, url, kind) = (wanted.clone(), answer.body.clone(), answer.url.clone(), content_type.clone());
+        let turn = PARSING.acquire().await;
         let found = tokio::task::spawn_blocking(move || {
             let page = Page::parse(&body, kind.as_deref(), Some(url))?;
             let next = wanted.link.as_ref().and_then(|link| page.link(link));
             Ok::<_, TooMuch>(Found { records: page.count(&wanted.records), next })
         });
         let found = found.await.map_err(|error| (Reason::Internal, format!("{asked}, but its page could not be parsed: {error}")))?;
+        drop(turn);
         let found = found.map_err(|error| (Reason::InvalidResponse, format!("{asked}, but {error}")))?;
         if found.records == 0 && !self.allow_empty {
             let kind = content_type.unwrap_or_else(|| "no Content-Type".to_owned());
