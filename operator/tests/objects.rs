@@ -63,6 +63,10 @@ fn config() -> JobConfig {
 }
 
 fn specs() -> Vec<StageSpec> {
+    specs_of(&pipeline())
+}
+
+fn specs_of(pipeline: &LakehousePipeline) -> Vec<StageSpec> {
     let start = chrono::DateTime::from_timestamp(1_704_067_200, 0).unwrap();
     let request = Request {
         pipeline: "crypto".into(),
@@ -83,14 +87,18 @@ fn specs() -> Vec<StageSpec> {
             landing: "landing".into(),
         },
     };
-    resolve(&pipeline().spec, &lakehouse().spec, &request).unwrap()
+    resolve(&pipeline.spec, &lakehouse().spec, &request).unwrap()
 }
 
 /// Job and ConfigMap of a stage.
 fn rendered(stage: Stage) -> (serde_json::Value, serde_json::Value) {
-    let (lakehouse, config, specs) = (lakehouse(), config(), specs());
+    rendered_of(&pipeline(), stage)
+}
+
+fn rendered_of(pipeline: &LakehousePipeline, stage: Stage) -> (serde_json::Value, serde_json::Value) {
+    let (lakehouse, config, specs) = (lakehouse(), config(), specs_of(pipeline));
     let spec = specs.iter().find(|spec| spec.stage() == stage).unwrap();
-    let settings: JobSettings = pipeline().spec.jobs.unwrap();
+    let settings: JobSettings = pipeline.spec.jobs.clone().unwrap();
     let attempt = Attempt {
         run: "crypto-2024-01-01",
         namespace: "ns",
@@ -163,4 +171,16 @@ fn pods_are_restricted() {
     assert!(!text(Stage::Ingest).contains("UNUSED"), "only the connections it uses");
     assert!(!text(Stage::Ingest).contains("LAKEHOUSE_CATALOG_URI"), "ingest has no business with the catalog");
     assert!(!text(Stage::Gold).contains("COINCAP"), "gold has no business with a source's token");
+}
+
+#[test]
+fn every_source_that_goes_through_a_connection_gets_its_token() {
+    let mut pipeline = pipeline();
+    pipeline.spec.silver.clear();
+    pipeline.spec.gold.clear();
+    let scrape = json!([{"name": "pages", "scrape": {"connection": "coincap", "path": "/", "records": "li", "fields": [{"name": "t"}]}}]);
+    pipeline.spec.ingest = serde_json::from_value(scrape).unwrap();
+    let (job, _) = rendered_of(&pipeline, Stage::Ingest);
+    assert!(job.to_string().contains("LAKEHOUSE_CONNECTION_COINCAP_TOKEN"), "{job}");
+    assert!(!job.to_string().contains("UNUSED"));
 }

@@ -2,6 +2,7 @@
 
 pub mod gold;
 pub mod jobs;
+pub mod scrape;
 pub mod silver;
 pub mod source;
 pub mod table;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::IntervalGrain;
 pub use gold::{GoldModel, ModelTest, TestRow};
 pub use jobs::{JobSettings, Resources, StageSettings};
+pub use scrape::{Robots, ScrapeField, ScrapeNext, ScrapePaging, ScrapeSource};
 pub use silver::{CastError, Column, Deduplicate, Expectation, Keep, Otherwise, SilverTable, TimeUnit};
 pub use source::{
     ClickstreamSource, CursorPaging, FileFormat, FilesSource, History, HttpSource, LinkPaging, NextPaging, OffsetPaging, PagePaging,

@@ -4,12 +4,13 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::scrape::ScrapeSource;
 use crate::common::HumanDuration;
 
-/// A source with a name. Exactly one of `http`, `pulse`, `clickstream`, `sensors`, `files`.
+/// A source with a name. Exactly one of `http`, `pulse`, `clickstream`, `sensors`, `files`, `scrape`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("[has(self.http), has(self.pulse), has(self.clickstream), has(self.sensors), has(self.files)].filter(x, x).size() == 1").message("a source needs exactly one of http, pulse, clickstream, sensors, files"))]
+#[x_kube(validation = Rule::new("[has(self.http), has(self.pulse), has(self.clickstream), has(self.sensors), has(self.files), has(self.scrape)].filter(x, x).size() == 1").message("a source needs exactly one of http, pulse, clickstream, sensors, files, scrape"))]
 pub struct Source {
     /// Name that silver tables refer to; part of the bronze keys.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z]([a-z0-9_-]*[a-z0-9])?$"))]
@@ -29,6 +30,9 @@ pub struct Source {
     /// Files uploaded to the landing bucket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<FilesSource>,
+    /// HTML pages, records by CSS selectors.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scrape: Option<ScrapeSource>,
 }
 
 /// An HTTP API that answers with JSON documents.
@@ -66,11 +70,11 @@ pub struct HttpSource {
     pub retries: i32,
 }
 
-fn default_timeout() -> HumanDuration {
+pub(super) fn default_timeout() -> HumanDuration {
     HumanDuration::seconds(30)
 }
 
-fn default_http_retries() -> i32 {
+pub(super) fn default_http_retries() -> i32 {
     4
 }
 
@@ -111,7 +115,7 @@ pub struct Paging {
     pub max_pages: i32,
 }
 
-fn default_max_pages() -> i32 {
+pub(super) fn default_max_pages() -> i32 {
     1000
 }
 

@@ -7,8 +7,9 @@ use lakehouse_api::{
     LakehousePipelineSpec, LakehouseSpec,
     common::{IntervalGrain, Stage},
     lakehouse::Connection,
-    pipeline::{FileFormat, History, HttpSource, Source},
+    pipeline::{FileFormat, History, HttpSource, ScrapeSource, SilverTable, Source},
 };
+use lakehouse_html::{Link, RuleError, Rules};
 use url::Url;
 
 use crate::{
@@ -56,10 +57,12 @@ pub enum ResolveError {
     #[error("spec.interval: {0}")]
     Interval(#[from] InvalidInterval),
     /// A connection that the Lakehouse does not have.
-    #[error("spec.ingest[{source_name}].http.connection: the Lakehouse has no connection `{connection}`; it has: {known}")]
+    #[error("spec.ingest[{source_name}].{kind}.connection: the Lakehouse has no connection `{connection}`; it has: {known}")]
     UnknownConnection {
         /// Source name.
         source_name: String,
+        /// Variant of the source.
+        kind: &'static str,
         /// The name that was not found.
         connection: String,
         /// What there is.
@@ -71,22 +74,32 @@ pub enum ResolveError {
         /// Source name.
         source_name: String,
         /// Field within the source.
-        field: &'static str,
+        field: String,
         /// What is wrong.
         error: TemplateError,
     },
     /// Base URL and path make no URL.
-    #[error("spec.ingest[{source_name}].http.path: `{text}` is not a URL: {error}")]
+    #[error("spec.ingest[{source_name}].{kind}.path: `{text}` is not a URL: {error}")]
     Url {
         /// Source name.
         source_name: String,
+        /// Variant of the source.
+        kind: &'static str,
         /// The text.
         text: String,
         /// What is wrong.
         error: url::ParseError,
     },
+    /// A selector or an expression that cannot be compiled.
+    #[error("spec.ingest[{source_name}].scrape.{error}")]
+    Rule {
+        /// Source name.
+        source_name: String,
+        /// The field and what is wrong with it.
+        error: RuleError,
+    },
     /// A source without a variant; the schema refuses it before.
-    #[error("spec.ingest[{0}]: a source needs exactly one of http, pulse, clickstream, sensors, files")]
+    #[error("spec.ingest[{0}]: a source needs exactly one of http, pulse, clickstream, sensors, files, scrape")]
     NoSource(String),
     /// A silver table from a source that does not exist.
     #[error("spec.silver[{table}].from: there is no source `{source_name}`")]
@@ -99,6 +112,16 @@ pub enum ResolveError {
     /// A column type that cannot be.
     #[error("spec.silver[{table}].columns[{column}].type: {message}")]
     ColumnType {
+        /// Table name.
+        table: String,
+        /// Column name.
+        column: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// A column from a field that its source does not have.
+    #[error("spec.silver[{table}].columns[{column}].from: {message}")]
+    ColumnFrom {
         /// Table name.
         table: String,
         /// Column name.
@@ -205,10 +228,6 @@ fn parameters(definition: &LakehousePipelineSpec, request: &Request) -> Result<B
 }
 
 fn resolve_source(source: &Source, lakehouse: &LakehouseSpec, values: &BTreeMap<String, String>) -> Result<ResolvedSource, ResolveError> {
-    let template = |field: &'static str| {
-        let source_name = source.name.clone();
-        move |error| ResolveError::Template { source_name, field, error }
-    };
     let resolved = if let Some(http) = &source.http {
         resolve_http(&source.name, http, lakehouse, values)?
     } else if let Some(pulse) = &source.pulse {
@@ -219,14 +238,67 @@ fn resolve_source(source: &Source, lakehouse: &LakehouseSpec, values: &BTreeMap<
         IngestSource::Sensors(sensors.clone())
     } else if let Some(files) = &source.files {
         IngestSource::Files {
-            path: render(&files.path, values, str::to_owned).map_err(template("files.path"))?,
+            path: render(&files.path, values, str::to_owned).map_err(|error| ResolveError::Template {
+                source_name: source.name.clone(),
+                field: "files.path".to_owned(),
+                error,
+            })?,
             format: files.format,
             allow_empty: files.allow_empty,
         }
+    } else if let Some(scrape) = &source.scrape {
+        resolve_scrape(&source.name, scrape, lakehouse, values)?
     } else {
         return Err(ResolveError::NoSource(source.name.clone()));
     };
     Ok(ResolvedSource { name: source.name.clone(), source: resolved })
+}
+
+/// A first request, and the connection that it goes through.
+struct FirstRequest {
+    url: Url,
+    connection: HttpConnection,
+    /// The connection can be asked for the past, whatever its source can.
+    archived: bool,
+}
+
+impl FirstRequest {
+    /// `path` on the connection `name`; `kind` is the variant of the source, for messages.
+    fn new(
+        source_name: &str,
+        kind: &'static str,
+        (name, path): (&str, &str),
+        lakehouse: &LakehouseSpec,
+        values: &BTreeMap<String, String>,
+    ) -> Result<Self, ResolveError> {
+        let source_name = source_name.to_owned();
+        let Some(connection) = lakehouse.connections.iter().find(|c| c.name == name) else {
+            let known = names(&lakehouse.connections);
+            return Err(ResolveError::UnknownConnection { source_name, kind, connection: name.to_owned(), known });
+        };
+        let template = |field: &str| {
+            let field = format!("{kind}.{field}");
+            let source_name = source_name.clone();
+            move |error| ResolveError::Template { source_name, field, error }
+        };
+        let path = render(path, values, url_encode).map_err(template("path"))?;
+        let text = format!("{}{path}", connection.base_url.trim_end_matches('/'));
+        let mut url =
+            Url::parse(&text).map_err(|error| ResolveError::Url { source_name: source_name.clone(), kind, text: text.clone(), error })?;
+        if let Some(archive) = &connection.archive {
+            for (name, value) in &archive.query {
+                let value = render(value, values, str::to_owned).map_err(template("connection (archive.query)"))?;
+                url.query_pairs_mut().append_pair(name, &value);
+            }
+        }
+        let token_env = connection.authorization_secret.as_ref().map(|_| connection_token(&connection.name));
+        let connection_of_spec = HttpConnection { name: connection.name.clone(), token_env };
+        Ok(Self { url, connection: connection_of_spec, archived: connection.archive.is_some() })
+    }
+
+    fn history(&self, declared: History) -> History {
+        if self.archived { History::ByInterval } else { declared }
+    }
 }
 
 fn resolve_http(
@@ -235,34 +307,43 @@ fn resolve_http(
     lakehouse: &LakehouseSpec,
     values: &BTreeMap<String, String>,
 ) -> Result<IngestSource, ResolveError> {
-    let connection = lakehouse.connections.iter().find(|c| c.name == http.connection).ok_or_else(|| ResolveError::UnknownConnection {
-        source_name: source_name.to_owned(),
-        connection: http.connection.clone(),
-        known: names(&lakehouse.connections),
-    })?;
-    let template = |field| move |error| ResolveError::Template { source_name: source_name.to_owned(), field, error };
-    let path = render(&http.path, values, url_encode).map_err(template("http.path"))?;
-    let text = format!("{}{path}", connection.base_url.trim_end_matches('/'));
-    let mut url =
-        Url::parse(&text).map_err(|error| ResolveError::Url { source_name: source_name.to_owned(), text: text.clone(), error })?;
-    if let Some(archive) = &connection.archive {
-        for (name, value) in &archive.query {
-            let value = render(value, values, str::to_owned).map_err(template("http.connection (archive.query)"))?;
-            url.query_pairs_mut().append_pair(name, &value);
-        }
-    }
+    let first = FirstRequest::new(source_name, "http", (&http.connection, &http.path), lakehouse, values)?;
     Ok(IngestSource::Http {
-        url,
-        connection: HttpConnection {
-            name: connection.name.clone(),
-            token_env: connection.authorization_secret.as_ref().map(|_| connection_token(&connection.name)),
-        },
+        history: first.history(http.history),
+        url: first.url,
+        connection: first.connection,
         records: http.records.clone().unwrap_or_default(),
         paging: http.paging.clone(),
-        history: if connection.archive.is_some() { History::ByInterval } else { http.history },
         allow_empty: http.allow_empty,
         timeout_seconds: http.timeout.0.as_secs().max(1),
         retries: http.retries.unsigned_abs(),
+    })
+}
+
+fn resolve_scrape(
+    source_name: &str,
+    scrape: &ScrapeSource,
+    lakehouse: &LakehouseSpec,
+    values: &BTreeMap<String, String>,
+) -> Result<IngestSource, ResolveError> {
+    // Ingest looks for records only, but a definition with a rule that silver cannot execute is refused before anything is fetched.
+    let rule = |error| ResolveError::Rule { source_name: source_name.to_owned(), error };
+    Rules::new(&scrape.records, &scrape.fields).map_err(rule)?;
+    if let Some(paging) = &scrape.paging {
+        Link::new(&paging.next.select).map_err(rule)?;
+    }
+    let first = FirstRequest::new(source_name, "scrape", (&scrape.connection, &scrape.path), lakehouse, values)?;
+    Ok(IngestSource::Scrape {
+        history: first.history(scrape.history),
+        url: first.url,
+        connection: first.connection,
+        records: scrape.records.clone(),
+        paging: scrape.paging.clone(),
+        allow_empty: scrape.allow_empty,
+        request_interval_millis: u64::try_from(scrape.request_interval.0.as_millis()).unwrap_or(u64::MAX),
+        robots: scrape.robots,
+        timeout_seconds: scrape.timeout.0.as_secs().max(1),
+        retries: scrape.retries.unsigned_abs(),
     })
 }
 
@@ -275,15 +356,16 @@ fn names(connections: &[Connection]) -> String {
 
 fn decode(source: &Source) -> Decode {
     let records = |records: &Option<String>| Decode::Json { records: records.clone().unwrap_or_default() };
-    match (&source.http, &source.files) {
-        (Some(http), _) => records(&http.records),
-        (None, Some(files)) => match files.format {
+    match (&source.http, &source.files, &source.scrape) {
+        (Some(http), ..) => records(&http.records),
+        (None, Some(files), _) => match files.format {
             FileFormat::Json => records(&files.records),
             FileFormat::Ndjson => Decode::Ndjson,
             FileFormat::Csv => Decode::Csv,
             FileFormat::Parquet => Decode::Parquet,
         },
-        (None, None) => Decode::Ndjson,
+        (None, None, Some(scrape)) => Decode::Html { records: scrape.records.clone(), fields: scrape.fields.clone() },
+        (None, None, None) => Decode::Ndjson,
     }
 }
 
@@ -303,11 +385,35 @@ fn resolve_silver(definition: &LakehousePipelineSpec) -> Result<Vec<ResolvedSilv
             })?;
         }
         let decode = decode(source);
+        check_origins(table, &decode)?;
         let max_record_bytes = source.files.as_ref().map_or(default_max_record_bytes(), |files| files.max_record_bytes.unsigned_abs());
         let definition_digest = digest_json(&(table, &decode, max_record_bytes));
         tables.push(ResolvedSilver { table: table.clone(), decode, max_record_bytes, definition_digest });
     }
     Ok(tables)
+}
+
+/// The columns of a table from pages name fields that its source has, and of the page what is known.
+fn check_origins(table: &SilverTable, decode: &Decode) -> Result<(), ResolveError> {
+    let Decode::Html { fields, .. } = decode else { return Ok(()) };
+    for column in &table.columns {
+        let from = column.from.as_str();
+        let message = if let Some(pointer) = from.strip_prefix('/') {
+            // An element of a list is `/NAME/0`.
+            let name = pointer.split('/').next().unwrap_or_default();
+            let known = || fields.iter().map(|field| field.name.as_str()).collect::<Vec<_>>().join(", ");
+            (!fields.iter().any(|field| field.name == name))
+                .then(|| format!("source `{}` has no field `{name}`; it has: {}", table.from, known()))
+        } else if from.starts_with("$document") && !matches!(from, "$document/url" | "$document/charset") {
+            Some(format!("`{from}`: of a page there is $document/url and $document/charset"))
+        } else {
+            None
+        };
+        if let Some(message) = message {
+            return Err(ResolveError::ColumnFrom { table: table.name.clone(), column: column.name.clone(), message });
+        }
+    }
+    Ok(())
 }
 
 fn resolve_gold(definition: &LakehousePipelineSpec, grain: IntervalGrain, interval: &Interval) -> Vec<ResolvedGold> {

@@ -3,7 +3,10 @@
 use chrono::{DateTime, Utc};
 use lakehouse_api::{
     common::{IntervalGrain, Stage},
-    pipeline::{ClickstreamSource, FileFormat, GoldModel, History, Paging, PulseSource, SensorsSource, SilverTable},
+    pipeline::{
+        ClickstreamSource, FileFormat, GoldModel, History, Paging, PulseSource, Robots, ScrapeField, ScrapePaging, SensorsSource,
+        SilverTable,
+    },
 };
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -154,9 +157,44 @@ pub enum IngestSource {
         /// Accept that nothing matches.
         allow_empty: bool,
     },
+    /// HTML pages.
+    #[serde(rename_all = "camelCase")]
+    Scrape {
+        /// URL of the first page.
+        url: Url,
+        /// The connection it goes through.
+        connection: HttpConnection,
+        /// CSS selector of the records; silver has those of their fields.
+        records: String,
+        /// How the next page is found.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        paging: Option<ScrapePaging>,
+        /// What the source knows of the past.
+        history: History,
+        /// Accept pages without a record.
+        allow_empty: bool,
+        /// Shortest time between the starts of two requests, in milliseconds.
+        request_interval_millis: u64,
+        /// Whether robots.txt is obeyed.
+        robots: Robots,
+        /// Seconds one request may take.
+        timeout_seconds: u64,
+        /// Further requests after a failed one.
+        retries: u32,
+    },
 }
 
-/// The connection of an HTTP source.
+impl IngestSource {
+    /// The connection that it goes through, whose token its job needs.
+    pub const fn connection(&self) -> Option<&HttpConnection> {
+        match self {
+            Self::Http { connection, .. } | Self::Scrape { connection, .. } => Some(connection),
+            Self::Pulse(_) | Self::Clickstream(_) | Self::Sensors(_) | Self::Files { .. } => None,
+        }
+    }
+}
+
+/// The connection of a source that asks a host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct HttpConnection {
@@ -212,6 +250,13 @@ pub enum Decode {
     Csv,
     /// Apache Parquet.
     Parquet,
+    /// One HTML page per object.
+    Html {
+        /// CSS selector of the records.
+        records: String,
+        /// What to take of each.
+        fields: Vec<ScrapeField>,
+    },
 }
 
 /// A gold model.

@@ -7,6 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::{
     content::{Content, Piece, Received},
+    decode::html,
     rows::Refused,
     unit::{Unit, lines},
 };
@@ -38,7 +39,8 @@ pub(crate) fn cut(
         let listening = if *decode == Decode::Ndjson {
             Lines::new(object, max_record_bytes).cut(&mut content, &mut emit)
         } else {
-            whole(object, decode, &mut content, LARGEST_WHOLE, &mut emit)
+            let largest = if matches!(decode, Decode::Html { .. }) { html::LARGEST } else { LARGEST_WHOLE };
+            whole(object, decode, &mut content, largest, &mut emit)
         };
         if !listening {
             return Ok(());
@@ -50,7 +52,8 @@ pub(crate) fn cut(
 
 fn unit(object: &BronzeObject, bytes: Bytes, first_position: u64, first_byte: u64) -> Unit {
     let captured_at = object.captured_at;
-    Unit { object: object.key.as_str().into(), captured_at, bytes, first_position, first_byte, fault: None }
+    let (object, metadata) = (object.key.as_str().into(), object.metadata.clone().into());
+    Unit { object, metadata, captured_at, bytes, first_position, first_byte, fault: None }
 }
 
 /// Why a record that has `end - start` bytes is not decoded.
@@ -90,7 +93,8 @@ fn whole(object: &BronzeObject, decode: &Decode, content: &mut Content<'_>, larg
         }
     }
     let bytes = only.unwrap_or_else(|| all.freeze());
-    let bytes = if *decode == Decode::Parquet { bytes } else { without_mark(bytes) };
+    // Of a page the mark says the encoding.
+    let bytes = if matches!(decode, Decode::Parquet | Decode::Html { .. }) { bytes } else { without_mark(bytes) };
     emit(unit(object, bytes, 0, 0))
 }
 

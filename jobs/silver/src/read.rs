@@ -14,6 +14,7 @@ use crate::{
     audit::{Audited, audit},
     content::fetch,
     cut::cut,
+    decode::html::extracted,
     deduplicate::Hasher,
     schema::TablePlan,
     unit::{RunFacts, Unit},
@@ -59,7 +60,7 @@ pub(crate) async fn read_source(
         }
         let work = work.clone();
         let size = unit.bytes.len() as u64;
-        running.push_back((size, spawn_blocking(move || audit_all(&work, &unit))));
+        running.push_back((size, spawn_blocking(move || audit_all(&work, unit))));
     }
     while !running.is_empty() {
         collect(&mut running, &mut collected, progress).await?;
@@ -69,8 +70,12 @@ pub(crate) async fn read_source(
     Ok(collected)
 }
 
-fn audit_all(work: &Work, unit: &Unit) -> Result<Vec<Audited>, StageFailure> {
-    work.plans.iter().map(|plan| audit(plan, unit, work.facts, &work.hasher)).collect()
+fn audit_all(work: &Work, unit: Unit) -> Result<Vec<Audited>, StageFailure> {
+    let unit = match work.plans.first().and_then(|plan| plan.rules.as_ref()) {
+        Some(rules) => extracted(rules, unit),
+        None => unit,
+    };
+    work.plans.iter().map(|plan| audit(plan, &unit, work.facts, &work.hasher)).collect()
 }
 
 /// Takes the result of the oldest unit; units are collected in the order of records.

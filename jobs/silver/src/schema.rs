@@ -5,9 +5,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use lakehouse_api::pipeline::{CastError, Keep, Outside, TableFormat as ApiFormat, TimeUnit, WriteMode as ApiWrite};
 use lakehouse_contract::{ColumnType, Decode, Reason, ResolvedSilver, StageFailure, TableRef};
+use lakehouse_html::Rules;
 use lakehouse_tables::{PROCESSED_AT, PartitionField, TableDef, TableFormat, WriteMode};
 
-use crate::{cast::data_type, decode::record::Pointers, expectations::Expectations};
+use crate::{
+    cast::data_type,
+    decode::{html, record::Pointers},
+    expectations::Expectations,
+};
 
 /// Namespace of silver tables.
 pub(crate) const SILVER: &str = "silver";
@@ -74,6 +79,8 @@ pub(crate) struct TablePlan {
     pub(crate) document: Pointers,
     /// Slot of `document` that holds the records.
     pub(crate) records_slot: Option<usize>,
+    /// What the records of a page are, where the source has pages.
+    pub(crate) rules: Option<Arc<Rules>>,
     /// The columns and `processed_at`.
     pub(crate) schema: SchemaRef,
     pub(crate) deduplicate: Option<DeduplicatePlan>,
@@ -113,7 +120,15 @@ impl TablePlan {
             Decode::Json { records } => {
                 Some(document.add(records).map_err(|message| invalid(format!("records of source {}: {message}", silver.from)))?)
             }
+            Decode::Html { .. } => Some(document.add(html::RECORDS).map_err(invalid)?),
             Decode::Ndjson | Decode::Csv | Decode::Parquet => None,
+        };
+        let rules = match &resolved.decode {
+            Decode::Html { records, fields } => {
+                let rules = Rules::new(records, fields);
+                Some(Arc::new(rules.map_err(|error| invalid(format!("source {}: scrape.{error}", silver.from)))?))
+            }
+            _ => None,
         };
         let index = |place: &str, name: &String| {
             columns.iter().position(|column| column.name == *name).ok_or_else(|| {
@@ -173,6 +188,7 @@ impl TablePlan {
             record,
             document,
             records_slot,
+            rules,
             schema,
             deduplicate,
             interval,
@@ -192,8 +208,8 @@ fn origin(from: &str, decode: &Decode, record: &mut Pointers, document: &mut Poi
         return record.add(from).map(Origin::Record);
     }
     if let Some(pointer) = from.strip_prefix("$document") {
-        if !matches!(decode, Decode::Json { .. }) {
-            return Err(format!("`{from}`: only a source of JSON documents has a document around its records"));
+        if !matches!(decode, Decode::Json { .. } | Decode::Html { .. }) {
+            return Err(format!("`{from}`: only a source of JSON documents or pages has a document around its records"));
         }
         return document.add(pointer).map(Origin::Document);
     }

@@ -1,6 +1,6 @@
 //! Units of work: a whole object, a range of lines of one, or a record that cannot be decoded.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -35,6 +35,8 @@ impl RunFacts {
 pub(crate) struct Unit {
     /// Bronze key.
     pub(crate) object: Arc<str>,
+    /// What the manifest says of the source's answer.
+    pub(crate) metadata: Arc<BTreeMap<String, String>>,
     /// When ingest received the object.
     pub(crate) captured_at: DateTime<Utc>,
     /// The bytes, without a byte order mark.

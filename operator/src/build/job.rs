@@ -13,7 +13,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
-use lakehouse_contract::{IngestSource, Stage, StageSpec, Work, env};
+use lakehouse_contract::{Stage, StageSpec, Work, env};
 
 use super::Attempt;
 
@@ -130,9 +130,7 @@ fn environment(attempt: &Attempt<'_>, spec: &StageSpec) -> Vec<EnvVar> {
         // Ingest writes objects only: it gets the tokens of the connections it uses, and no catalog.
         Work::Ingest { sources } => {
             for connection in &attempt.lakehouse.connections {
-                let used = sources
-                    .iter()
-                    .any(|source| matches!(&source.source, IngestSource::Http { connection: c, .. } if c.name == connection.name));
+                let used = sources.iter().filter_map(|source| source.source.connection()).any(|used| used.name == connection.name);
                 if let (true, Some(token)) = (used, &connection.authorization_secret) {
                     all.push(secret(&env::connection_token(&connection.name), &token.name, &token.key));
                 }

@@ -6,8 +6,12 @@ pub mod http;
 mod lines;
 pub mod pulse;
 mod random;
+pub mod scrape;
 pub mod sensors;
 mod ticks;
+pub mod web;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use lakehouse_contract::{IngestSource, ResolvedSource, StageSpec};
@@ -49,15 +53,43 @@ pub struct Context<'a> {
 pub fn open<'a>(context: Context<'a>, source: &'a ResolvedSource) -> Box<dyn Source + 'a> {
     match &source.source {
         IngestSource::Http { url, connection, records, paging, history, allow_empty, timeout_seconds, retries } => Box::new(http::Http {
-            context,
+            web: web::Web {
+                context,
+                url,
+                connection,
+                history: *history,
+                timeout: Duration::from_secs(*timeout_seconds),
+                retries: *retries,
+            },
+            records,
+            paging: paging.as_ref(),
+            allow_empty: *allow_empty,
+        }),
+        IngestSource::Scrape {
             url,
             connection,
             records,
+            paging,
+            history,
+            allow_empty,
+            request_interval_millis,
+            robots,
+            timeout_seconds,
+            retries,
+        } => Box::new(scrape::Scrape {
+            web: web::Web {
+                context,
+                url,
+                connection,
+                history: *history,
+                timeout: Duration::from_secs(*timeout_seconds),
+                retries: *retries,
+            },
+            records,
             paging: paging.as_ref(),
-            history: *history,
             allow_empty: *allow_empty,
-            timeout: std::time::Duration::from_secs(*timeout_seconds),
-            retries: *retries,
+            request_interval: Duration::from_millis(*request_interval_millis),
+            robots: *robots,
         }),
         IngestSource::Pulse(definition) => Box::new(pulse::Pulse { context, definition }),
         IngestSource::Clickstream(definition) => Box::new(clickstream::Clickstream { context, definition }),

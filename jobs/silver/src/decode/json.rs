@@ -3,7 +3,9 @@
 use lakehouse_contract::{Decode, StageFailure};
 
 use super::{
-    Raw, malformed, not_an_object, raw_ranges,
+    Raw,
+    html::RECORDS,
+    malformed, not_an_object, raw_ranges,
     record::Reader,
     scan::{Malformed, Scanner},
     value::Value,
@@ -26,6 +28,7 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
     }
     let pointer = match &plan.decode {
         Decode::Json { records } => records.as_str(),
+        Decode::Html { .. } => RECORDS,
         _ => "",
     };
     let records = match plan.records_slot.map(|slot| document[slot]) {

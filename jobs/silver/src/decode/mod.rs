@@ -1,6 +1,7 @@
 //! Decoding: the bytes of a unit to rows, straight into Arrow columns.
 
 mod csv;
+pub(crate) mod html;
 mod json;
 mod ndjson;
 mod parquet;
@@ -30,7 +31,8 @@ pub(crate) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
     }
     match plan.decode {
         Decode::Ndjson => ndjson::decode(plan, unit, facts),
-        Decode::Json { .. } => json::decode(plan, unit, facts),
+        // Of a page the unit holds what was extracted.
+        Decode::Json { .. } | Decode::Html { .. } => json::decode(plan, unit, facts),
         Decode::Csv => csv::decode(plan, unit, facts),
         Decode::Parquet => parquet::decode(plan, unit, facts),
     }

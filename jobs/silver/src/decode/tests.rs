@@ -27,7 +27,15 @@ pub(crate) fn plan(columns: serde_json::Value, decode: Decode) -> TablePlan {
 }
 
 fn unit(bytes: impl Into<bytes::Bytes>) -> Unit {
-    Unit { object: "o".into(), captured_at: Utc::now(), bytes: bytes.into(), first_position: 10, first_byte: 0, fault: None }
+    Unit {
+        object: "o".into(),
+        metadata: Default::default(),
+        captured_at: Utc::now(),
+        bytes: bytes.into(),
+        first_position: 10,
+        first_byte: 0,
+        fault: None,
+    }
 }
 
 /// Rows as text, and (position, rule, record) of what was refused.
@@ -147,6 +155,58 @@ fn parquet_goes_through_the_same_casts() {
     assert_eq!((refused[0].1.as_str(), refused[1].1.as_str()), ("required:id", "cast:id"));
     assert!(refused[1].2.contains("\"name\":\"c\""), "{}", refused[1].2);
     assert_eq!(decoded(&plan, "no parquet").1, [(10, "malformed".to_owned(), "10 bytes".to_owned())]);
+}
+
+fn pages() -> TablePlan {
+    let fields = serde_json::json!([
+        {"name": "title", "select": "h3"},
+        {"name": "price", "select": ".price", "match": "[0-9.]+"},
+        {"name": "tags", "select": "i", "all": true},
+    ]);
+    let columns = serde_json::json!([
+        {"name": "title", "from": "/title", "type": "string", "required": true},
+        {"name": "price", "from": "/price", "type": "decimal(6,2)"},
+        {"name": "tags", "from": "/tags", "type": "json"},
+        {"name": "first", "from": "/tags/0", "type": "string"},
+        {"name": "url", "from": "$document/url", "type": "string"},
+        {"name": "charset", "from": "$document/charset", "type": "string"},
+        {"name": "n", "from": "$position", "type": "long"},
+    ]);
+    plan(columns, Decode::Html { records: "li".into(), fields: serde_json::from_value(fields).unwrap() })
+}
+
+/// The page as a unit, extracted, with what the manifest says of it.
+fn page(plan: &TablePlan, bytes: &[u8], metadata: &[(&str, &str)]) -> Unit {
+    let metadata: std::collections::BTreeMap<_, _> = metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+    html::extracted(plan.rules.as_ref().unwrap(), Unit { metadata: metadata.into(), ..unit(bytes.to_vec()) })
+}
+
+#[test]
+fn pages_give_their_records_in_the_encoding_that_the_server_said() {
+    let plan = pages();
+    let html = b"<ul><li><h3>caf\xE9</h3><p class=price>\xA351.77<i>a</i><i>b</i><li><p class=price>1<li><h3>x</h3><p class=price>1.234";
+    let metadata = [("url", "http://h/a?b=1"), ("content-type", "text/html; charset=ISO-8859-1")];
+    let unit = page(&plan, html, &metadata);
+    let (rows, refused) = decoded(&plan, unit.bytes);
+    assert_eq!(rows, ["café|51.77|[\"a\",\"b\"]|a|http://h/a?b=1|windows-1252|10"]);
+    let expected = [
+        (11, "required:title", r#"{"title":null,"price":"1","tags":[]}"#),
+        (12, "cast:price", r#"{"title":"x","price":"1.234","tags":[]}"#),
+    ];
+    assert_eq!(refused, expected.map(|(position, rule, record)| (position, rule.to_owned(), record.to_owned())));
+    let unit = page(&plan, b"<p>none", &[]);
+    assert_eq!(decoded(&plan, unit.bytes), (vec![], vec![]));
+}
+
+#[test]
+fn a_page_beyond_the_limits_is_one_quarantined_record() {
+    let plan = pages();
+    let unit = page(&plan, "<div>".repeat(100_000).as_bytes(), &[]);
+    let (rows, _) = decode(&plan, &unit, FACTS).unwrap();
+    assert_eq!((rows.read, rows.batch.num_rows()), (1, 0));
+    let quarantined = &rows.quarantined[0];
+    assert_eq!((&*quarantined.rule, quarantined.record.len()), ("malformed", crate::cut::EXCERPT));
+    assert!(quarantined.reason.contains("nested more than 1000 levels"), "{}", quarantined.reason);
 }
 
 /// JSON text of any shape, with white space in any place.

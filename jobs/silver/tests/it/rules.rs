@@ -87,7 +87,11 @@ async fn conditions_that_are_none_are_refused_before_anything_is_made() {
 async fn definitions_that_do_not_fit_their_source_name_the_column() {
     let lake = Lake::new();
     let cases = [
-        ("$document/x", Decode::Ndjson, "column a: `$document/x`: only a source of JSON documents has a document around its records"),
+        (
+            "$document/x",
+            Decode::Ndjson,
+            "column a: `$document/x`: only a source of JSON documents or pages has a document around its records",
+        ),
         ("/a/b", Decode::Csv, "column a: `/a/b`: the source has columns, not documents: write /NAME of one column"),
         ("/a~b", Decode::Ndjson, "column a: `/a~b` is not a JSON Pointer: `~` must be followed by 0 or 1"),
     ];

@@ -5,7 +5,7 @@
 //!
 //! | the source … | is met with |
 //! |---|---|
-//! | answers 429 or 5xx, not in time, breaks off, or sends no JSON | another try, see [`client`]; then `SourceUnavailable` (`InvalidResponse` for no JSON) |
+//! | answers 429 or 5xx, not in time, breaks off, or sends no JSON | another try, see [`super::web`]; then `SourceUnavailable` (`InvalidResponse` for no JSON) |
 //! | answers another 4xx, or redirects to another host | `SourceRefused` |
 //! | has an empty body or no record in the first page | `EmptyResponse`, unless `allowEmpty` |
 //! | has no array at `records`, repeats a page, never ends | `InvalidResponse` |
@@ -14,45 +14,38 @@
 //! A body that is refused is kept as `rejected-00000.bin` beside the objects, and the message names it. Records that are not objects are
 //! kept and counted: what becomes of them is silver's business.
 
-mod client;
 mod document;
 mod paging;
-mod retry;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use lakehouse_api::pipeline::{History, Paging};
-use lakehouse_contract::{HttpConnection, Reason, interval::rfc3339};
+use lakehouse_api::pipeline::Paging;
+use lakehouse_contract::Reason;
 use url::Url;
 
-use super::{Context, Source};
+use super::{
+    Source,
+    web::{
+        Web,
+        client::{Answer, Client},
+        metadata,
+    },
+};
 use crate::{IngestError, ObjectFacts, Sink};
-use client::{Answer, Client, Trouble};
 use document::{Found, find};
 use paging::{Clue, Pages, pointer};
-use retry::Tries;
 
 /// An HTTP source.
 pub struct Http<'a> {
-    /// Surroundings.
-    pub context: Context<'a>,
-    /// URL of the first request.
-    pub url: &'a Url,
-    /// Where the token comes from.
-    pub connection: &'a HttpConnection,
+    /// The host.
+    pub web: Web<'a>,
     /// JSON Pointer to the records.
     pub records: &'a str,
     /// How the next page is found.
     pub paging: Option<&'a Paging>,
-    /// What the source knows of the past.
-    pub history: History,
     /// Accept no record.
     pub allow_empty: bool,
-    /// Longest time of one request, redirects and the last byte of the body included.
-    pub timeout: Duration,
-    /// Further tries of a request.
-    pub retries: u32,
 }
 
 /// A page that is what the definition says.
@@ -66,9 +59,9 @@ struct Page {
 #[async_trait]
 impl Source for Http<'_> {
     async fn fetch(&self, sink: &mut Sink<'_>) -> Result<(), IngestError> {
-        self.check_history()?;
-        let client = self.client()?;
-        let mut pages = Pages::new(self.url, self.paging);
+        self.web.check_history()?;
+        let client = self.web.client("application/json", self.web.context.options.max_response_bytes, Duration::ZERO)?;
+        let mut pages = Pages::new(self.web.url, self.paging);
         while let Some(url) = pages.next_url() {
             let page = self.page(&client, &url, sink).await?;
             let first = pages.fetched() == 0;
@@ -76,13 +69,13 @@ impl Source for Http<'_> {
                 let at = if self.records.is_empty() { String::new() } else { format!(" at {}", self.records) };
                 let message =
                     format!("GET {} answered {} with no record{at}; allowEmpty accepts that", page.answer.url, page.answer.status);
-                return Err(self.error(Reason::EmptyResponse, message));
+                return Err(self.web.error(Reason::EmptyResponse, message));
             }
             let clue = Clue { found: page.next, headers: &page.answer.headers };
             let more = pages.turn(&page.answer.url, &page.answer.body, page.records, clue);
             let more = match more {
                 Ok(more) => more,
-                Err(message) => return Err(self.reject(sink, page.answer, &message).await),
+                Err(message) => return Err(self.web.reject(sink, Reason::InvalidResponse, page.answer, &message).await),
             };
             // The page without records that ends numbered pages says nothing; a first page is kept whatever it says.
             if (first || page.records > 0 || !more.ended_by_emptiness) && !page.answer.body.is_empty() {
@@ -95,70 +88,19 @@ impl Source for Http<'_> {
 }
 
 impl Http<'_> {
-    fn error(&self, reason: Reason, message: impl Into<String>) -> IngestError {
-        IngestError::source(reason, self.context.name, message)
-    }
-
-    fn check_history(&self) -> Result<(), IngestError> {
-        let (interval, now) = (self.context.spec.interval, (self.context.options.now)());
-        if self.history == History::ByInterval || interval.within_grace(self.context.spec.grain, now) {
-            return Ok(());
-        }
-        let hours = (now - interval.end).num_hours();
-        let ago = if hours < 48 { format!("{hours} hours") } else { format!("{} days", hours / 24) };
-        let message = format!(
-            "it knows only the present: interval {} ended {} ({ago} ago); a backfill can replay bronze, or use a connection with `archive`",
-            interval.label(self.context.spec.grain),
-            rfc3339(interval.end),
-        );
-        Err(self.error(Reason::NoHistory, message))
-    }
-
-    fn client(&self) -> Result<Client, IngestError> {
-        if !self.url.username().is_empty() || self.url.password().is_some() {
-            let message = format!("connection {}: its URL holds a user name or a password; use authorizationSecret", self.connection.name);
-            return Err(self.error(Reason::InvalidDefinition, message));
-        }
-        let token = match &self.connection.token_env {
-            None => None,
-            Some(variable) => {
-                let token = (self.context.options.environment)(variable).map(|token| token.trim().to_owned());
-                let Some(token) = token.filter(|token| !token.is_empty()) else {
-                    let message = format!("connection {}: environment variable {variable} is not set", self.connection.name);
-                    return Err(self.error(Reason::SourceRefused, message));
-                };
-                Some(token)
-            }
-        };
-        Client::new(self.url, token, self.timeout, self.context.options.max_response_bytes)
-            .map_err(|message| self.error(Reason::SourceRefused, format!("connection {}: {message}", self.connection.name)))
-    }
-
     /// Gets one page, again and again while that can help.
     async fn page(&self, client: &Client, url: &Url, sink: &Sink<'_>) -> Result<Page, IngestError> {
-        let mut tries = Tries::new(self.retries, self.context.options.backoff, self.context.options.max_retry_after);
+        let mut tries = self.web.tries();
         loop {
-            let (reason, message, wait, rejected) = match client.get(url).await {
-                Ok(answer) => match self.check(&answer) {
-                    Checked::Page { records, next } => return Ok(Page { answer, records, next }),
-                    Checked::Empty(message) => return Err(self.error(Reason::EmptyResponse, message)),
-                    Checked::Invalid(message) => return Err(self.reject(sink, answer, &message).await),
-                    Checked::NotJson(message) => (Reason::InvalidResponse, message, None, Some(answer)),
-                },
-                Err(Trouble::Refused(message)) => return Err(self.error(Reason::SourceRefused, message)),
-                Err(Trouble::Invalid(message)) => return Err(self.error(Reason::InvalidResponse, message)),
-                Err(Trouble::Passing { message, retry_after }) => (Reason::SourceUnavailable, message, retry_after, None),
+            let answer = self.web.get(client, url, &|_| Ok(()), &mut tries).await.map_err(|trouble| self.web.failed(trouble))?;
+            let message = match self.check(&answer) {
+                Checked::Page { records, next } => return Ok(Page { answer, records, next }),
+                Checked::Empty(message) => return Err(self.web.error(Reason::EmptyResponse, message)),
+                Checked::Invalid(message) => message,
+                Checked::NotJson(message) if self.web.again(&mut tries, None, &message).await => continue,
+                Checked::NotJson(message) => tries.spent(&message),
             };
-            if let Some(delay) = tries.next_delay(wait) {
-                tracing::warn!(source = self.context.name, tries = tries.made(), delay_ms = delay.as_millis(), "{message}; trying again");
-                tokio::time::sleep(delay).await;
-                continue;
-            }
-            let message = format!("{message} ({} tries)", tries.made());
-            return Err(match rejected {
-                Some(answer) => self.reject(sink, answer, &message).await,
-                None => self.error(reason, message),
-            });
+            return Err(self.web.reject(sink, Reason::InvalidResponse, answer, &message).await);
         }
     }
 
@@ -191,14 +133,6 @@ impl Http<'_> {
             Ok(found) => Checked::Invalid(format!("{asked}, but at records pointer {} is {found}, not an array", self.records)),
         }
     }
-
-    /// Keeps the body and names it in the error.
-    async fn reject(&self, sink: &Sink<'_>, answer: Answer, message: &str) -> IngestError {
-        match sink.reject(answer.body).await {
-            Ok(uri) => self.error(Reason::InvalidResponse, format!("{message}; the body is kept as {uri}")),
-            Err(error) => error,
-        }
-    }
 }
 
 /// What an answer is.
@@ -211,15 +145,4 @@ enum Checked {
     Invalid(String),
     /// Perhaps the transfer broke; asking again may help.
     NotJson(String),
-}
-
-fn metadata(answer: &Answer) -> BTreeMap<String, String> {
-    let mut metadata =
-        BTreeMap::from([("url".to_owned(), answer.url.to_string()), ("status".to_owned(), answer.status.as_u16().to_string())]);
-    for name in ["content-type", "etag", "last-modified", "date"] {
-        if let Some(value) = answer.headers.get(name).and_then(|value| value.to_str().ok()) {
-            metadata.insert(name.to_owned(), value.to_owned());
-        }
-    }
-    metadata
 }

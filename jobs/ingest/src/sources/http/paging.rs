@@ -1,13 +1,12 @@
 //! Which URL comes next, and when there is none.
 
-use std::collections::HashSet;
-
 use lakehouse_api::pipeline::Paging;
 use lakehouse_contract::template::url_encode;
 use reqwest::header::{HeaderMap, LINK};
 use url::Url;
 
-use super::{client::without_user, document::Found};
+use super::document::Found;
+use crate::sources::web::links::Trail;
 
 /// The way through the pages of one source.
 pub struct Pages<'a> {
@@ -19,8 +18,8 @@ pub struct Pages<'a> {
     records: u64,
     /// Digest of the last page, for pages that are counted.
     last_digest: Option<String>,
-    /// URLs that were asked, for pages that a page leads to.
-    asked: HashSet<Url>,
+    /// For pages that a page leads to.
+    trail: Trail,
 }
 
 /// What a page may say of the next one.
@@ -51,7 +50,7 @@ impl<'a> Pages<'a> {
             Some(page) => with_parameter(first, &page.parameter, &page.first.to_string()),
             None => first.clone(),
         };
-        Self { first, paging, next: Some(next), fetched: 0, records: 0, last_digest: None, asked: HashSet::new() }
+        Self { first, paging, next: Some(next), fetched: 0, records: 0, last_digest: None, trail: Trail::new(first) }
     }
 
     /// Number of pages that were turned.
@@ -61,7 +60,10 @@ impl<'a> Pages<'a> {
 
     /// The URL of the next page; none: the last one was turned.
     pub fn next_url(&mut self) -> Option<Url> {
-        self.next.take()
+        let next = self.next.take()?;
+        // It may redirect, so that the page is at another URL; coming back to either is a circle.
+        self.trail.visited(&next);
+        Some(next)
     }
 
     /// Learns from a page where the next one is.
@@ -78,7 +80,7 @@ impl<'a> Pages<'a> {
                 self.next = self.counted(paging, url, body, records)?;
             }
         } else {
-            self.asked.insert(url.clone());
+            self.trail.visited(url);
             self.next = self.led_to(paging, url, clue)?;
         }
         // For pages that are counted the end is one page further, so it takes the page beyond the most to know.
@@ -111,7 +113,7 @@ impl<'a> Pages<'a> {
     fn led_to(&self, paging: &Paging, url: &Url, clue: Clue<'_>) -> Result<Option<Url>, String> {
         if let Some(link) = &paging.link {
             let target = linked(clue.headers, &link.rel);
-            return target.map(|target| self.joined(url, "in the Link header", &target)).transpose();
+            return target.map(|target| self.trail.joined(url, url, "in the Link header", &target)).transpose();
         }
         let at = pointer(paging).unwrap_or_default();
         let text = match clue.found {
@@ -125,28 +127,9 @@ impl<'a> Pages<'a> {
             }
         };
         match &paging.cursor {
-            Some(cursor) => self.new_url(url, with_parameter(self.first, &cursor.parameter, &url_encode(&text))).map(Some),
-            None => self.joined(url, &format!("at {at}"), text.trim()).map(Some),
+            Some(cursor) => self.trail.unseen(url, with_parameter(self.first, &cursor.parameter, &url_encode(&text))).map(Some),
+            None => self.trail.joined(url, url, &format!("at {at}"), text.trim()).map(Some),
         }
-    }
-
-    /// A link of the page at `url`; it leads to the same host.
-    fn joined(&self, url: &Url, place: &str, target: &str) -> Result<Url, String> {
-        let next = url.join(target).map_err(|error| format!("GET {url}: {place} is no URL ({error})"))?;
-        let next = without_user(next);
-        if next.origin() != self.first.origin() {
-            let home = self.first.origin().ascii_serialization();
-            return Err(format!("GET {url}: the next page {next} is not on {home}; pages of another host are not fetched"));
-        }
-        self.new_url(url, next)
-    }
-
-    /// `next`, which was not fetched before.
-    fn new_url(&self, url: &Url, next: Url) -> Result<Url, String> {
-        if self.asked.contains(&next) {
-            return Err(format!("GET {url}: the next page {next} was fetched already"));
-        }
-        Ok(next)
     }
 }
 

@@ -12,7 +12,13 @@ use reqwest::{
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER},
     redirect::Policy,
 };
+use tokio::time::{Instant, timeout};
 use url::Url;
+
+use super::pace::Pace;
+
+/// What we call ourselves, without the version: the name that robots.txt can address.
+pub const PRODUCT: &str = "lakehouse-ingest";
 
 /// Redirects that are followed.
 const MOST_REDIRECTS: usize = 10;
@@ -35,8 +41,13 @@ pub struct Answer {
 
 /// Why there is no [`Answer`].
 pub enum Trouble {
-    /// The source refuses, or leads to another host.
-    Refused(String),
+    /// The source refuses, or leads to another host; or we do.
+    Refused {
+        /// What happened.
+        message: String,
+        /// Its status, where it answered with a 4xx.
+        status: Option<StatusCode>,
+    },
     /// The source answers with something that cannot be used.
     Invalid(String),
     /// Another try can help, after the time that the source asked for.
@@ -48,6 +59,23 @@ pub enum Trouble {
     },
 }
 
+/// Says whether a URL may be asked for; if not, why.
+pub type Gate<'g> = dyn Fn(&Url) -> Result<(), String> + Sync + 'g;
+
+/// How a client asks.
+pub struct Settings {
+    /// Bearer token.
+    pub token: Option<String>,
+    /// Media types for the header Accept.
+    pub accept: &'static str,
+    /// Longest time of one request, redirects and the last byte of the body included, waits for its turn not.
+    pub timeout: Duration,
+    /// Most bytes of a body, decompressed.
+    pub max_body: usize,
+    /// Shortest time between the starts of two requests.
+    pub interval: Duration,
+}
+
 /// Sends requests to one host.
 pub struct Client {
     http: reqwest::Client,
@@ -55,6 +83,13 @@ pub struct Client {
     token: Option<String>,
     timeout: Duration,
     max_body: usize,
+    pace: Pace,
+}
+
+/// What came of one request.
+enum Hop {
+    Answer(Answer),
+    To(Url),
 }
 
 impl Client {
@@ -62,9 +97,10 @@ impl Client {
     ///
     /// # Errors
     /// A line that says why there can be none, without the token.
-    pub fn new(home: &Url, token: Option<String>, timeout: Duration, max_body: usize) -> Result<Self, String> {
+    pub fn new(home: &Url, settings: Settings) -> Result<Self, String> {
         lakehouse_storage::init_tls();
-        let mut headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static("application/json"))]);
+        let Settings { token, accept, timeout, max_body, interval } = settings;
+        let mut headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
         if let Some(token) = &token {
             let mut value = HeaderValue::try_from(format!("Bearer {token}"))
                 .map_err(|_| "the token has characters that no HTTP header can carry".to_owned())?;
@@ -74,36 +110,50 @@ impl Client {
         let http = reqwest::Client::builder()
             .redirect(Policy::none())
             .default_headers(headers)
-            .user_agent(concat!("lakehouse-ingest/", env!("CARGO_PKG_VERSION")))
+            .user_agent(format!("{PRODUCT}/{}", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| root_cause(&error))?;
-        Ok(Self { http, home: home.clone(), token, timeout, max_body })
+        Ok(Self { http, home: home.clone(), token, timeout, max_body, pace: Pace::new(interval) })
     }
 
-    /// GETs `url`, which must be on the client's host, and all of its body.
+    /// From now on requests start at least `interval` apart.
+    pub fn slow_down(&mut self, interval: Duration) {
+        self.pace.slow_down(interval);
+    }
+
+    /// GETs `url`, which must be on the client's host, and all of its body; it and all that it redirects to must pass `gate`.
     ///
     /// # Errors
     /// [`Trouble`].
-    pub async fn get(&self, url: &Url) -> Result<Answer, Trouble> {
-        match tokio::time::timeout(self.timeout, self.follow(url)).await {
-            Ok(Err(trouble)) => Err(self.without_token(trouble)),
-            Ok(answer) => answer,
-            Err(_) => Err(passing(format!("GET {url} was not answered within {} s", self.timeout.as_secs()))),
-        }
+    pub async fn get(&self, url: &Url, gate: &Gate<'_>) -> Result<Answer, Trouble> {
+        self.follow(url, gate).await.map_err(|trouble| self.without_token(trouble))
     }
 
-    async fn follow(&self, url: &Url) -> Result<Answer, Trouble> {
-        let mut url = url.clone();
+    async fn follow(&self, asked: &Url, gate: &Gate<'_>) -> Result<Answer, Trouble> {
+        let mut url = asked.clone();
+        let mut left = self.timeout;
         for _ in 0..=MOST_REDIRECTS {
-            let sent = self.http.get(url.clone()).send().await;
-            let response = sent.map_err(|error| passing(format!("GET {url}: {}", root_cause(&error))))?;
-            let status = response.status();
-            match response.headers().get(LOCATION).map(HeaderValue::to_str) {
-                Some(Ok(location)) if status.is_redirection() => url = self.redirected(&url, status, location)?,
-                _ => return self.read(url, response).await,
+            gate(&url).map_err(|message| Trouble::Refused { message, status: None })?;
+            self.pace.turn().await;
+            let began = Instant::now();
+            let hop = timeout(left, self.hop(&url)).await;
+            match hop.map_err(|_| passing(format!("GET {asked} was not answered within {} s", self.timeout.as_secs())))?? {
+                Hop::Answer(answer) => return Ok(answer),
+                Hop::To(next) => url = next,
             }
+            left = left.saturating_sub(began.elapsed());
         }
         Err(Trouble::Invalid(format!("GET {url}: more than {MOST_REDIRECTS} redirects")))
+    }
+
+    async fn hop(&self, url: &Url) -> Result<Hop, Trouble> {
+        let sent = self.http.get(url.clone()).send().await;
+        let response = sent.map_err(|error| passing(format!("GET {url}: {}", root_cause(&error))))?;
+        let status = response.status();
+        match response.headers().get(LOCATION).map(HeaderValue::to_str) {
+            Some(Ok(location)) if status.is_redirection() => self.redirected(url, status, location).map(Hop::To),
+            _ => self.read(url.clone(), response).await.map(Hop::Answer),
+        }
     }
 
     fn redirected(&self, from: &Url, status: StatusCode, location: &str) -> Result<Url, Trouble> {
@@ -114,9 +164,8 @@ impl Client {
             return Ok(to);
         }
         let home = self.home.origin().ascii_serialization();
-        Err(Trouble::Refused(format!(
-            "GET {from} answered {status} to {to}, which is not on {home}: redirects to another host are not followed"
-        )))
+        let message = format!("GET {from} answered {status} to {to}, which is not on {home}: redirects to another host are not followed");
+        Err(Trouble::Refused { message, status: None })
     }
 
     async fn read(&self, url: Url, mut response: Response) -> Result<Answer, Trouble> {
@@ -153,7 +202,7 @@ impl Client {
         Err(match status {
             StatusCode::TOO_MANY_REQUESTS => Trouble::Passing { message, retry_after: retry_after(&headers, Utc::now()) },
             _ if status.is_server_error() => Trouble::Passing { message, retry_after: retry_after(&headers, Utc::now()) },
-            _ if status.is_client_error() => Trouble::Refused(message),
+            _ if status.is_client_error() => Trouble::Refused { message, status: Some(status) },
             _ => Trouble::Invalid(message),
         })
     }
@@ -162,7 +211,7 @@ impl Client {
         let Some(token) = &self.token else { return trouble };
         let clean = |message: String| message.replace(token.as_str(), "***");
         match trouble {
-            Trouble::Refused(message) => Trouble::Refused(clean(message)),
+            Trouble::Refused { message, status } => Trouble::Refused { message: clean(message), status },
             Trouble::Invalid(message) => Trouble::Invalid(clean(message)),
             Trouble::Passing { message, retry_after } => Trouble::Passing { message: clean(message), retry_after },
         }

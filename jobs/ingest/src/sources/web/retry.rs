@@ -24,6 +24,11 @@ impl Tries {
         self.made
     }
 
+    /// `message` with the number of tries made.
+    pub fn spent(&self, message: &str) -> String {
+        format!("{message} ({} tries)", self.made)
+    }
+
     /// How long to wait before the next try; none: there is no further one.
     pub fn next_delay(&mut self, retry_after: Option<Duration>) -> Option<Duration> {
         if self.left == 0 {
