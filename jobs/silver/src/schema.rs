@@ -3,11 +3,16 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use lakehouse_api::pipeline::{CastError, Keep, Outside, TableFormat as ApiFormat, TimeUnit, WriteMode as ApiWrite};
+use lakehouse_api::pipeline::{CastError, Keep, Outside, SilverTable, TableFormat as ApiFormat, TimeUnit, WriteMode as ApiWrite};
 use lakehouse_contract::{ColumnType, Decode, Reason, ResolvedSilver, StageFailure, TableRef};
-use lakehouse_tables::{PROCESSED_AT, PartitionField, TableDef, TableFormat, WriteMode};
+use lakehouse_tables::{Declared, PROCESSED_AT, PartitionField, TableDef, TableFormat, WriteMode};
 
-use crate::{cast::data_type, decode::record::Pointers, expectations::Expectations};
+use crate::{
+    cast::data_type,
+    commit::table_failure,
+    decode::{record::Pointers, unknown::Unknown},
+    expectations::Expectations,
+};
 
 /// Namespace of silver tables.
 pub(crate) const SILVER: &str = "silver";
@@ -29,6 +34,8 @@ pub(crate) enum Origin {
     Object,
     /// Number of the record in its object.
     Position,
+    /// The fields that no column takes, as a JSON object.
+    Unknown,
 }
 
 /// A column, ready to be filled.
@@ -74,6 +81,8 @@ pub(crate) struct TablePlan {
     pub(crate) document: Pointers,
     /// Slot of `document` that holds the records.
     pub(crate) records_slot: Option<usize>,
+    /// What happens to fields that no column takes.
+    pub(crate) unknown: Unknown,
     /// The columns and `processed_at`.
     pub(crate) schema: SchemaRef,
     pub(crate) deduplicate: Option<DeduplicatePlan>,
@@ -109,6 +118,7 @@ impl TablePlan {
                 on_error: column.on_error,
             });
         }
+        let unknown = unknown_fields(silver, &mut columns).map_err(&invalid)?;
         let records_slot = match &resolved.decode {
             Decode::Json { records } => {
                 Some(document.add(records).map_err(|message| invalid(format!("records of source {}: {message}", silver.from)))?)
@@ -161,7 +171,12 @@ impl TablePlan {
             sort_by: silver.table.sort_by.clone(),
             owner: owner.to_owned(),
             properties: BTreeMap::new(),
+            declared: Declared {
+                renamed: silver.columns.iter().filter_map(|column| Some((column.name.clone(), column.renamed_from.clone()?))).collect(),
+                dropped: silver.table.dropped_columns.clone(),
+            },
         };
+        definition.validate().map_err(|error| table_failure(&error))?;
         let expectations = Expectations::new(&table, &silver.expectations, &schema)?;
         Ok(Self {
             table,
@@ -172,6 +187,7 @@ impl TablePlan {
             record,
             document,
             records_slot,
+            unknown,
             schema,
             deduplicate,
             interval,
@@ -180,6 +196,27 @@ impl TablePlan {
             mode,
             definition_digest: resolved.definition_digest.clone(),
         })
+    }
+}
+
+/// What happens to fields that no column takes; the column that keeps them is added to `columns`.
+fn unknown_fields(silver: &SilverTable, columns: &mut Vec<ColumnPlan>) -> Result<Unknown, String> {
+    let Some(rule) = &silver.unknown_fields else { return Ok(Unknown::Ignore) };
+    match (&rule.ignore, &rule.capture, &rule.fail) {
+        (Some(_), None, None) => Ok(Unknown::Ignore),
+        (None, None, Some(_)) => Ok(Unknown::Fail),
+        (None, Some(capture), None) => {
+            columns.push(ColumnPlan {
+                name: capture.column.clone(),
+                origin: Origin::Unknown,
+                type_: ColumnType::Json,
+                required: false,
+                unit: None,
+                on_error: CastError::Quarantine,
+            });
+            Ok(Unknown::Capture)
+        }
+        _ => Err("unknownFields needs exactly one of ignore, capture, fail".to_owned()),
     }
 }
 

@@ -15,6 +15,7 @@
 mod conform;
 mod definition;
 mod error;
+mod evolution;
 mod filter;
 mod folder;
 mod iceberg_table;
@@ -35,6 +36,7 @@ mod writer;
 pub use conform::conform;
 pub use definition::{InvalidPartitionField, PartitionField, TableDef, TableFormat, Transform};
 pub use error::TableError;
+pub use evolution::{Change, Declared, Evolution};
 pub use table::{BatchStream, BoxError, Commit, Committed, Staged, Table, WriteMode, one_stream};
 pub use tables::{CATALOG_NAME, Tables};
 

@@ -45,16 +45,17 @@ impl IcebergProvider {
         let Some(snapshot) = self.snapshot.map_or(metadata.current_snapshot(), |id| metadata.snapshot_by_id(id)) else {
             return Ok(Vec::new());
         };
-        // Planning knows only the columns that the snapshot had; reading fills later ones with null.
+        // Planning knows only the columns that the snapshot had, by the names and types of then; reading fills later ones with null.
         let then = snapshot.schema(metadata)?;
-        let known = columns.iter().filter(|name| then.field_by_name(name).is_some());
+        let current = metadata.current_schema();
+        let ids: Vec<i32> = columns.iter().filter_map(|name| current.field_id_by_name(name)).collect();
+        let known = ids.iter().filter_map(|id| then.name_by_field_id(*id));
         let mut scan = self.table.scan().snapshot_id(snapshot.snapshot_id()).select(known);
-        if let Some(predicate) = filter::conjunction(filters, &then) {
+        let names = filter::Columns { visible: current, planned: &then };
+        if let Some(predicate) = filter::conjunction(filters, names) {
             scan = scan.with_filter(predicate);
         }
         let mut tasks: Vec<FileScanTask> = scan.build()?.plan_files().await?.try_collect().await?;
-        let current = metadata.current_schema();
-        let ids: Vec<i32> = columns.iter().filter_map(|name| current.field_id_by_name(name)).collect();
         let evolved = metadata.schemas_iter().len() > 1;
         for task in &mut tasks {
             task.schema = current.clone();
@@ -88,7 +89,8 @@ impl TableProvider for IcebergProvider {
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         let schema = self.table.metadata().current_schema();
-        let support = filters.iter().map(|expression| match filter::predicate(expression, schema) {
+        let columns = filter::Columns { visible: schema, planned: schema };
+        let support = filters.iter().map(|expression| match filter::predicate(expression, columns) {
             Some(_) => TableProviderFilterPushDown::Inexact,
             None => TableProviderFilterPushDown::Unsupported,
         });

@@ -6,6 +6,7 @@ use super::{
     Raw, malformed, not_an_object, raw_ranges,
     record::Reader,
     scan::{Malformed, Scanner},
+    unknown::Collector,
     value::Value,
     whole_unit,
 };
@@ -52,7 +53,8 @@ fn rows<'u>(
     records: &[&str],
     document: &[Value<'_>],
 ) -> Result<(Rows, Raw<'u>), StageFailure> {
-    let mut reader = Reader::new(&plan.record);
+    let mut unknown = Collector::new(plan.unknown);
+    let mut reader = unknown.reader(&plan.record);
     let mut slots = vec![Value::Missing; plan.record.len()];
     let mut ranges = Vec::with_capacity(records.len());
     for record in records {
@@ -61,7 +63,10 @@ fn rows<'u>(
         match reader.read(record, &mut slots) {
             Err(fault) => builder.refuse(malformed(fault)),
             Ok(()) if !record.starts_with('{') => builder.refuse(not_an_object()),
-            Ok(()) => builder.push(&slots, document)?,
+            Ok(()) => {
+                let unknown = unknown.of_record(&reader, record, &builder)?;
+                builder.push(&slots, document, unknown)?;
+            }
         }
     }
     let raw = raw_ranges(unit, ranges);
