@@ -268,7 +268,7 @@ def test_gold_follows_its_query_and_what_it_declares(lake: Lakehouse) -> None:
     assert planned(lake, manifest) == [
         "~ rename column sold to sales",
         "~ widen column top from int to long",
-        "~ move column sales behind day",
+        "~ move column top behind sales",
     ]
     lake.run(manifest, interval=DAYS[1])
     assert lake.rows("gold.by_day") == [
@@ -352,7 +352,7 @@ def test_unknown_fields(lake: Lakehouse, form: str) -> None:
 def test_what_a_pointer_goes_through_is_known(lake: Lakehouse) -> None:
     upload(lake, DAYS[0], {"id": 1, "address": {"city": "x", "zip": "1"}}, {"id": 2, "address": {}, "more": 1})
     columns = [ID, AT, column("city", "/address/city", "string")]
-    lake.run(save(lake, definition(columns, unknownFields={"capture": {"column": "extra"}})), interval=DAYS[0])
-    assert [(row["city"], row["extra"]) for row in lake.rows(TABLE)] == [("x", None), (None, '{"more":1}')]
     failed = lake.fail(save(lake, definition(columns, unknownFields={"fail": {}})), interval=DAYS[0])
     assert "record 1: no column takes the field `more`" in failed.text
+    lake.run(save(lake, definition(columns, unknownFields={"capture": {"column": "extra"}})), interval=DAYS[0])
+    assert [(row["city"], row["extra"]) for row in lake.rows(TABLE)] == [("x", None), (None, '{"more":1}')]

@@ -326,11 +326,7 @@ fn resolve_gold(definition: &LakehousePipelineSpec, grain: IntervalGrain, interv
         let model = lakehouse_api::pipeline::GoldModel { tests: Vec::new(), ..model.clone() };
         let mut rows = lakehouse_api::pipeline::GoldModel { renamed_columns: BTreeMap::new(), ..model.clone() };
         rows.table.dropped_columns.clear();
-        ResolvedGold {
-            read_start: Interval::shifted(grain, interval.start, -model.lookback),
-            definition_digest: digest_json(&rows),
-            model,
-        }
+        ResolvedGold { read_start: Interval::shifted(grain, interval.start, -model.lookback), definition_digest: digest_json(&rows), model }
     };
     definition.gold.iter().map(resolved).collect()
 }

@@ -10,7 +10,9 @@ use lakehouse_contract::{
     digest_json,
 };
 use lakehouse_storage::Storage;
-use lakehouse_tables::{BatchStream, BoxError, Commit, Committed, Declared, PartitionField, Table, TableDef, TableFormat, Tables, WriteMode};
+use lakehouse_tables::{
+    BatchStream, BoxError, Commit, Committed, Declared, PartitionField, Table, TableDef, TableFormat, Tables, WriteMode,
+};
 
 use crate::{
     Engine, SqlError,

@@ -33,7 +33,9 @@ pub enum TableError {
         refused: Vec<String>,
     },
     /// Rows were staged for a column that has been dropped since.
-    #[error("table {table}: a column was dropped while rows with it were on their way (field {field_id}): run again with the definition that dropped it")]
+    #[error(
+        "table {table}: a column was dropped while rows with it were on their way (field {field_id}): run again with the definition that dropped it"
+    )]
     ColumnGone {
         /// The table.
         table: TableRef,

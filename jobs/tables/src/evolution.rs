@@ -221,7 +221,8 @@ impl Planner<'_> {
                         "column {name} is {from}, the definition says {to}: an existing column only becomes long from int, double from float, \
                          or a decimal of more digits with the same scale; add a column under another name for another type"
                     ));
-                } else if let Some(partition) = self.partition_of(old.name(), |transform| !matches!(transform, Some(Transform::Bucket(_)))) {
+                } else if let Some(partition) = self.partition_of(old.name(), |transform| !matches!(transform, Some(Transform::Bucket(_))))
+                {
                     self.refused.push(format!(
                         "column {name} is {from}, the definition says {to}: partition field {partition} is computed from it and would change its type"
                     ));
@@ -302,7 +303,9 @@ impl Planner<'_> {
             let source = self.index(&partition.column);
             let clash = columns.iter().find(|column| *column.field.name() == partition.name && column.source != source);
             // A column that bore the name all the time was accepted when the table was made.
-            if let Some(column) = clash.filter(|column| column.source.is_none_or(|old| *self.existing.columns[old].name() != partition.name)) {
+            if let Some(column) =
+                clash.filter(|column| column.source.is_none_or(|old| *self.existing.columns[old].name() != partition.name))
+            {
                 refused.push(format!(
                     "column {} cannot have this name: a partition field of {} has it",
                     column.field.name(),
@@ -324,8 +327,7 @@ impl Planner<'_> {
 
 /// The fewest kept columns that have to move for the order of the definition.
 fn moves(columns: &[PlannedColumn]) -> Vec<Change> {
-    let kept: Vec<(usize, usize)> =
-        columns.iter().enumerate().filter_map(|(place, column)| Some((place, column.source?))).collect();
+    let kept: Vec<(usize, usize)> = columns.iter().enumerate().filter_map(|(place, column)| Some((place, column.source?))).collect();
     // Longest run of columns that stand in the old order: per column the length of the best run that ends with it, and the one before.
     let mut best: Vec<(usize, Option<usize>)> = Vec::with_capacity(kept.len());
     for (at, (_, source)) in kept.iter().enumerate() {

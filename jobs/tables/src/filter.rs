@@ -4,6 +4,7 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use iceberg::expr::{Predicate, Reference};
 use iceberg::spec::{Datum, PrimitiveType, Schema, Type};
+use std::collections::HashSet;
 
 /// Which columns filters and predicates name: a column is found by its id, whatever its name was when the files were planned.
 #[derive(Clone, Copy, Debug)]
@@ -12,6 +13,8 @@ pub(crate) struct Columns<'a> {
     pub(crate) visible: &'a Schema,
     /// The schema that predicates are bound to.
     pub(crate) planned: &'a Schema,
+    /// Ids of columns that no predicate may name.
+    pub(crate) left_out: &'a HashSet<i32>,
 }
 
 /// The conjunction of all filters that translate; none when none does.
@@ -75,7 +78,8 @@ fn compare(name: &str, kind: &PrimitiveType, operator: Operator, value: &ScalarV
 
 fn column<'a>(expression: &Expr, columns: Columns<'a>) -> Option<(&'a str, &'a PrimitiveType)> {
     let Expr::Column(column) = expression else { return None };
-    let field = columns.planned.field_by_id(columns.visible.field_id_by_name(&column.name)?)?;
+    let id = columns.visible.field_id_by_name(&column.name).filter(|id| !columns.left_out.contains(id))?;
+    let field = columns.planned.field_by_id(id)?;
     match field.field_type.as_ref() {
         Type::Primitive(kind) => Some((field.name.as_str(), kind)),
         _ => None,

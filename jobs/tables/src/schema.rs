@@ -5,8 +5,8 @@ use crate::{PartitionField, Result, TableDef, TableError, TableFormat};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef, TimeUnit};
 use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::{
-    NestedField, NullOrder, PartitionField as PartitionFieldOf, PrimitiveType, Schema, SortDirection, SortField, SortOrder, Transform, Type,
-    UnboundPartitionSpec,
+    NestedField, NullOrder, PartitionField as PartitionFieldOf, PrimitiveType, Schema, SortDirection, SortField, SortOrder, Transform,
+    Type, UnboundPartitionSpec,
 };
 use lakehouse_contract::TableRef;
 use std::sync::Arc;

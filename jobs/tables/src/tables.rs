@@ -63,7 +63,9 @@ impl Tables {
             Some(existing) if existing != definition.format => {
                 Evolution { exists: true, refused: vec![other_format(existing, definition)], ..Evolution::default() }
             }
-            Some(TableFormat::Iceberg) => IcebergTable::open(&self.catalog, &self.db, &definition.table).await?.evolution(definition).await?,
+            Some(TableFormat::Iceberg) => {
+                IcebergTable::open(&self.catalog, &self.db, &definition.table).await?.evolution(definition).await?
+            }
             Some(TableFormat::Parquet) => {
                 ParquetTable::open(&self.db, self.layer_of(&definition.table)?, &definition.table).await?.evolution(definition).await?
             }
@@ -78,7 +80,9 @@ impl Tables {
         definition.validate()?;
         match self.existing_format(definition).await? {
             None => crate::schema::to_iceberg(definition).map(drop),
-            Some(TableFormat::Iceberg) => IcebergTable::open(&self.catalog, &self.db, &definition.table).await?.ensure_fits(definition).await,
+            Some(TableFormat::Iceberg) => {
+                IcebergTable::open(&self.catalog, &self.db, &definition.table).await?.ensure_fits(definition).await
+            }
             Some(TableFormat::Parquet) => {
                 ParquetTable::open(&self.db, self.layer_of(&definition.table)?, &definition.table).await?.ensure_fits(definition).await
             }
@@ -88,10 +92,9 @@ impl Tables {
     /// The format of an existing table, which must be that of the definition.
     async fn existing_format(&self, definition: &TableDef) -> Result<Option<TableFormat>> {
         match self.format_of(&definition.table).await? {
-            Some(existing) if existing != definition.format => Err(TableError::SchemaMismatch {
-                table: definition.table.clone(),
-                refused: vec![other_format(existing, definition)],
-            }),
+            Some(existing) if existing != definition.format => {
+                Err(TableError::SchemaMismatch { table: definition.table.clone(), refused: vec![other_format(existing, definition)] })
+            }
             found => Ok(found),
         }
     }

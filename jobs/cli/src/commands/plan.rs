@@ -105,12 +105,7 @@ fn namespace<'a>(arguments: &'a PlanArguments, pipeline: &'a Compiled) -> &'a st
 }
 
 /// The tables of one pipeline: silver, the quarantine tables that exist, gold in the order in which it is computed.
-async fn plan<'a>(
-    pipeline: &'a Compiled,
-    owner: &str,
-    checked: &Checked,
-    tables: Option<&Tables>,
-) -> Result<Vec<Planned<'a>>, CliError> {
+async fn plan<'a>(pipeline: &'a Compiled, owner: &str, checked: &Checked, tables: Option<&Tables>) -> Result<Vec<Planned<'a>>, CliError> {
     let invalid = |failure: lakehouse_contract::StageFailure| CliError::Faults(vec![failure.to_string()]);
     let mut planned = Vec::new();
     let mut schemas = checked.schemas.clone();
@@ -217,7 +212,8 @@ fn text(planned: &[Planned<'_>]) -> String {
             text.push_str(&format!("    ! {reason}\n"));
         }
     }
-    let [create, change, same, refuse] = [Action::Create, Action::Change, Action::None, Action::Refuse].map(|action| count(planned, action));
+    let [create, change, same, refuse] =
+        [Action::Create, Action::Change, Action::None, Action::Refuse].map(|action| count(planned, action));
     text.push_str(&format!("{create} to create, {change} to change, {same} without change, {refuse} refused\n"));
     text
 }

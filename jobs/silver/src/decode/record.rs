@@ -338,6 +338,25 @@ mod tests {
     }
 
     #[test]
+    fn fields_without_a_pointer_are_noted() {
+        let mut pointers = Pointers::default();
+        pointers.add("/a/b").unwrap();
+        let mut reader = Reader::watching(&pointers);
+        let mut slots = [Value::Missing];
+        let text = r#"{"a":{"b":1,"c":2}, "x" : [1, {"y":2}] ,"\u0061":3,"z":null}"#;
+        reader.read(text, &mut slots).unwrap();
+        let noted: Vec<_> = reader.unknown().iter().map(|field| (&text[field.key.clone()], &text[field.value.clone()])).collect();
+        assert_eq!(noted, [("x", r#"[1, {"y":2}]"#), ("z", "null")]);
+        reader.read(r#"{"a":{"b":1}}"#, &mut slots).unwrap();
+        assert_eq!((slots[0], reader.unknown().len()), (Value::Number("1"), 0));
+        // A record of a table without any pointer into it.
+        let none = Pointers::default();
+        let mut reader = Reader::watching(&none);
+        reader.read(text, &mut []).unwrap();
+        assert_eq!(reader.unknown().len(), 4);
+    }
+
+    #[test]
     fn faults_name_the_place() {
         let fault = read(&["/a"], r#"{"a":1,}"#).unwrap_err();
         assert_eq!(fault.to_string(), "not valid JSON at byte 7: expected a key in quotes");

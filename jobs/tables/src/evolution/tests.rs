@@ -149,7 +149,9 @@ fn a_missing_column_is_dropped_only_when_it_is_declared() {
     let planned = plan(&case.definition, &case.existing);
     assert_eq!(
         planned.refused,
-        ["column s of the table is not in the definition: list it in droppedColumns to drop it with its values, or say at the column that takes its place that it is renamed from s"]
+        [
+            "column s of the table is not in the definition: list it in droppedColumns to drop it with its values, or say at the column that takes its place that it is renamed from s"
+        ]
     );
     assert_eq!(case.dropped("s").changes(), ["drop column s"]);
     assert!(Case::of(&wanted, &wanted).dropped("s").changes().is_empty());
@@ -167,7 +169,8 @@ fn types_become_wider_and_nothing_else() {
     use DataType::{Boolean, Date32, Decimal128, Float32, Float64, Int32, Int64, Timestamp, Utf8};
     let micros = || Timestamp(TimeUnit::Microsecond, None);
     let zoned = || Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    let kinds = [Boolean, Int32, Int64, Float32, Float64, Decimal128(9, 2), Decimal128(10, 2), Decimal128(10, 3), Date32, micros(), zoned(), Utf8];
+    let kinds =
+        [Boolean, Int32, Int64, Float32, Float64, Decimal128(9, 2), Decimal128(10, 2), Decimal128(10, 3), Date32, micros(), zoned(), Utf8];
     let mut wider = Vec::new();
     for from in &kinds {
         for to in &kinds {
@@ -292,8 +295,5 @@ fn parquet_takes_what_its_files_allow() {
     let mut case = Case::of(&base(), &wanted).renamed("text", "s").dropped("d");
     assert_eq!(case.changes().len(), 3);
     case.existing.format = TableFormat::Parquet;
-    assert_eq!(
-        case.refused(),
-        ["column s cannot become text", "column n is int, the definition says long", "column d cannot be dropped"]
-    );
+    assert_eq!(case.refused(), ["column s cannot become text", "column n is int, the definition says long", "column d cannot be dropped"]);
 }

@@ -133,9 +133,16 @@ async fn a_table_keeps_its_identity_and_its_past() {
     let now = ["r1 | 1 | 10 | null", "r2 | 2 | 20 | null", &format!("r3 | 3 | {huge} | x3")];
     assert_eq!(query(&table, "SELECT area, id, n, extra FROM t").await, now);
     assert_eq!(query_at(&table, Some(&first.snapshot), "SELECT area, id, n, extra FROM t").await, now[..2]);
-    for (condition, rows) in
-        [("area = 'r1'", 1), ("area > 'r1'", 2), ("id = 2", 1), ("id >= 2", 2), ("n > 15", 2), ("n < 15", 1), ("extra IS NULL", 2), ("extra = 'x3'", 1)]
-    {
+    for (condition, rows) in [
+        ("area = 'r1'", 1),
+        ("area > 'r1'", 2),
+        ("id = 2", 1),
+        ("id >= 2", 2),
+        ("n > 15", 2),
+        ("n < 15", 1),
+        ("extra IS NULL", 2),
+        ("extra = 'x3'", 1),
+    ] {
         let found = query(&table, &format!("SELECT id FROM t WHERE {condition}")).await;
         assert_eq!(found.len(), rows, "{condition}");
     }
@@ -186,7 +193,11 @@ async fn old_files_are_rewritten_right() {
     let merging = || WriteMode::Merge { key: vec!["id".to_owned()], sequence_by: vec!["n".to_owned()] };
     for (number, partition) in [&[][..], &["region"], &["bucket(4, id)", "day(at)"]].into_iter().enumerate() {
         let table = rewritten(&lake, &format!("merged{number}"), partition, merging(), merging()).await;
-        let rows = ["r1 | 1 | 2024-01-01T00:00:00Z | null | 10", "r2 | 2 | 2024-01-02T00:00:00Z | null | 20", "r3 | 3 | 2024-01-02T00:00:00Z | x3 | 31"];
+        let rows = [
+            "r1 | 1 | 2024-01-01T00:00:00Z | null | 10",
+            "r2 | 2 | 2024-01-02T00:00:00Z | null | 20",
+            "r3 | 3 | 2024-01-02T00:00:00Z | x3 | 31",
+        ];
         assert_eq!(read(&table).await, rows, "merge, {partition:?}");
         let table = rewritten(&lake, &format!("replaced{number}"), partition, replace(), WriteMode::Append).await;
         let rows = ["r1 | 1 | 2024-01-01T00:00:00Z | null | 10", "r3 | 3 | 2024-01-02T00:00:00Z | x3 | 31"];
