@@ -35,12 +35,7 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
         })
         .collect();
     let mut unknown = Collector::new(plan.unknown);
-    let unknown_names: Vec<(usize, String)> = names
-        .iter()
-        .enumerate()
-        .filter(|(index, name)| !plan.record.names(name) && names.iter().rposition(|other| other == *name) == Some(*index))
-        .map(|(index, name)| (index, name.clone()))
-        .collect();
+    let unknown_names = plan.unknown.columns(names.iter().map(String::as_str), &plan.record);
     let mut ranges = Vec::new();
     let mut slots = vec![Value::Missing; wanted.len()];
     while let Some(record) = records.next(&mut fields) {

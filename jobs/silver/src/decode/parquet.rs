@@ -73,9 +73,7 @@ impl Others {
     /// # Errors
     /// `SchemaMismatch` when they are to be kept and have a type that JSON cannot show.
     fn of(plan: &TablePlan, unit: &Unit, batch: &RecordBatch) -> Result<Self, StageFailure> {
-        let fields = batch.schema_ref().fields().iter().enumerate();
-        let names: Vec<(usize, String)> =
-            fields.filter(|(_, field)| !plan.record.names(field.name())).map(|(index, field)| (index, field.name().clone())).collect();
+        let names = plan.unknown.columns(batch.schema_ref().fields().iter().map(|field| field.name().as_str()), &plan.record);
         if names.is_empty() || plan.unknown == Unknown::Fail {
             return Ok(Self { names, objects: Vec::new() });
         }

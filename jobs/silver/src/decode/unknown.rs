@@ -1,5 +1,7 @@
 //! Fields that no column takes: left out, kept as a JSON object, or the end of the stage.
 
+use std::{borrow::Cow, collections::HashMap};
+
 use lakehouse_contract::StageFailure;
 
 use super::{
@@ -17,6 +19,18 @@ pub(crate) enum Unknown {
     Capture,
     /// The first one ends the stage.
     Fail,
+}
+
+impl Unknown {
+    /// The columns of a file that no pointer names, by their places; of columns with the same name the last counts.
+    pub(super) fn columns<'n>(self, names: impl Iterator<Item = &'n str> + Clone, pointers: &record::Pointers) -> Vec<(usize, String)> {
+        if self == Unknown::Ignore {
+            return Vec::new();
+        }
+        let last: HashMap<&str, usize> = names.clone().enumerate().map(|(index, name)| (name, index)).collect();
+        let unknown = names.enumerate().filter(|(index, name)| last.get(name) == Some(index) && !pointers.names(name));
+        unknown.map(|(index, name)| (index, name.to_owned())).collect()
+    }
 }
 
 /// The unknown fields of one record after the other.
@@ -40,7 +54,7 @@ impl Collector {
 
     /// The object of the unknown fields of the record that `reader` has just read from `text`; nothing when there are none.
     ///
-    /// Of fields with the same name the last counts, as for known ones; their texts stay as they are.
+    /// Of fields with the same name the last counts, as for known ones.
     ///
     /// # Errors
     /// `SchemaMismatch` at the first one, where that is the rule.
@@ -55,9 +69,11 @@ impl Collector {
             return Err(builder.unknown_field(fields.first().map(key).unwrap_or_default()));
         }
         self.text.clear();
+        // Looked up: a record may have a million fields.
+        let last: HashMap<&str, usize> = fields.iter().enumerate().map(|(index, field)| (key(field), index)).collect();
         for (index, field) in fields.iter().enumerate() {
             let name = key(field);
-            if fields[index + 1..].iter().any(|later| key(later) == name) {
+            if last.get(name) != Some(&index) {
                 continue;
             }
             self.text.push_str(if self.text.is_empty() { "{\"" } else { ",\"" });
@@ -76,7 +92,7 @@ impl Collector {
     pub(super) fn of_fields<'a>(
         &mut self,
         names: &[(usize, String)],
-        value: impl Fn(usize) -> Option<std::borrow::Cow<'a, str>>,
+        value: impl Fn(usize) -> Option<Cow<'a, str>>,
         builder: &RowBuilder<'_>,
     ) -> Result<Value<'_>, StageFailure> {
         match (self.policy, names.first()) {
