@@ -14,6 +14,8 @@ from support import manifests, readers
 from support.jobs import TERMINAL
 from support.lakehouse import Json, Lakehouse, Outcome
 from support.manifests import Document, column, landed
+from support.minio import Minio
+from support.postgres import Postgres
 from support.readers import Row
 
 TABLE = "silver.sales"
@@ -305,6 +307,35 @@ def test_a_plan_for_machines(lake: Lakehouse) -> None:
     outcome = plan(lake, save(lake, other))
     assert outcome.status == TERMINAL
     assert outcome.stdout.count("it belongs to pipeline local/shop, not to local/other") == 2
+
+
+def test_a_plan_of_the_tables_of_a_cluster(lake: Lakehouse, minio: Minio, postgres: Postgres) -> None:
+    """A table that belongs to the pipeline of a namespace; its metadata was written by PyIceberg."""
+    minio.make_buckets()
+    manifest = manifests.write(lake.folder.parent / "shop.yaml", manifests.lakehouse(), definition([ID, AT, REGION]))
+
+    def cluster(*options: str) -> Outcome:
+        place = ("--catalog-uri", postgres.uri, "--store-endpoint", minio.endpoint)
+        return lake.command("plan", "-f", manifest, *place, *options, env=minio.environment())
+
+    assert f"{TABLE} (iceberg): create with 4 columns" in cluster().stdout
+    catalog = readers.postgres_catalog(postgres.pyiceberg_uri, minio.properties())
+    catalog.create_namespace_if_not_exists("silver")
+    zoned = pa.timestamp("us", tz="UTC")
+    fields = [("id", pa.int64(), False), ("at", zoned, False), ("processed_at", zoned, False)]
+    schema = pa.schema([pa.field(*field) for field in fields])
+    properties = {"lakehouse.owner": "team/shop", "format-version": "2"}
+    table = catalog.create_table(TABLE, schema, location="s3://silver/planned", properties=properties)
+    try:
+        refused = cluster()
+        assert refused.status == TERMINAL
+        assert "! it belongs to pipeline team/shop, not to default/shop" in refused.stdout
+        outcome = cluster("--namespace", "team")
+        assert outcome.status == 0, outcome.text
+        assert "+ add column region string" in outcome.stdout
+        assert catalog.load_table(TABLE).metadata_location == table.metadata_location
+    finally:
+        catalog.drop_table(TABLE)
 
 
 PARQUET = pa.table({"id": [1, 2], "b": pa.array([1.5, None]), "c": [None, None]})
