@@ -32,6 +32,10 @@ pub struct GoldModel {
     /// One SELECT.
     #[schemars(length(min = 1, max = 65_536))]
     pub sql: String,
+    /// Columns that an existing table had under another name: by the name that the query gives, the name until now. May stay once it is done.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub renamed_columns: BTreeMap<String, String>,
     /// Unit tests of the query, run by `lakehouse test`. They are not part of what a run executes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

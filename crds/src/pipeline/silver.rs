@@ -14,6 +14,7 @@ use super::table::{TableLayout, WriteMode};
 #[x_kube(validation = Rule::new("!has(self.write.replaceInterval) || self.columns.exists(c, c.name == self.write.replaceInterval.column)").message("write.replaceInterval.column must name a column of the table"))]
 #[x_kube(validation = Rule::new("!has(self.write.merge) || self.write.merge.key.all(k, self.columns.exists(c, c.name == k))").message("write.merge.key must name columns of the table"))]
 #[x_kube(validation = Rule::new("!has(self.write.merge) || self.write.merge.sequenceBy.all(k, self.columns.exists(c, c.name == k))").message("write.merge.sequenceBy must name columns of the table"))]
+#[x_kube(validation = Rule::new("!has(self.unknownFields) || !has(self.unknownFields.capture) || !self.columns.exists(c, c.name == self.unknownFields.capture.column)").message("unknownFields.capture.column must not be one of columns: it is added to them"))]
 #[x_kube(validation = Rule::new("!has(self.deduplicate) || self.deduplicate.key.all(k, self.columns.exists(c, c.name == k))").message("deduplicate.key must name columns of the table"))]
 pub struct SilverTable {
     /// Table name within the namespace `silver`.
@@ -33,6 +34,9 @@ pub struct SilverTable {
     /// Keep one row per key among the rows of one run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deduplicate: Option<Deduplicate>,
+    /// What happens to fields of a record that no column takes; without it they are ignored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unknown_fields: Option<UnknownFields>,
     /// Quality rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
@@ -69,7 +73,48 @@ pub struct Column {
     /// What happens when the value is missing though required, cannot be cast, or would lose digits or overflow.
     #[serde(default)]
     pub on_error: CastError,
+    /// The name that this column had until now. An existing table keeps its values under the new name. May stay once it is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    pub renamed_from: Option<String>,
 }
+
+/// What happens to fields of a record that no column takes. Exactly one.
+///
+/// A field is a member of the record itself, or a column of a CSV or Parquet file. One that a pointer goes through, such as `address` in
+/// `/address/city`, is known with everything in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("[has(self.ignore), has(self.capture), has(self.fail)].filter(x, x).size() == 1").message("unknownFields needs exactly one of ignore, capture, fail"))]
+pub struct UnknownFields {
+    /// They are left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ignore: Option<IgnoreFields>,
+    /// They are kept in a column of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub capture: Option<CaptureFields>,
+    /// The stage fails at the first one and commits nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fail: Option<FailOnFields>,
+}
+
+/// Fields that no column takes are left out.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct IgnoreFields {}
+
+/// Fields that no column takes are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.column != 'processed_at'").message("column processed_at is added by the pipeline: choose another name"))]
+pub struct CaptureFields {
+    /// Name of the column that is added to the table: a JSON object of these fields, null in rows without any.
+    #[schemars(length(min = 1, max = 128), regex(pattern = "^[a-z_][a-z0-9_]*$"))]
+    pub column: String,
+}
+
+/// The stage fails at a field that no column takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+pub struct FailOnFields {}
 
 /// Unit of a number that stands for a time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

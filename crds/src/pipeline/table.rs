@@ -18,6 +18,11 @@ pub struct TableLayout {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub sort_by: Vec<String>,
+    /// Columns that an existing table may lose with all their values. A column that is neither defined nor named here stops the run, so that a
+    /// mistake in a name never costs a column. May stay once they are gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256), inner(length(min = 1, max = 128)))]
+    pub dropped_columns: Vec<String>,
 }
 
 /// A table format.

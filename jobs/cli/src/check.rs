@@ -37,12 +37,16 @@ pub struct Checked {
 pub struct Compiled {
     /// Place of its verdict.
     verdict: usize,
+    /// Its name.
+    pub name: String,
+    /// The namespace that its manifest says.
+    pub namespace: Option<String>,
     /// Its definition.
     pub definition: LakehousePipelineSpec,
     /// The interval.
     pub interval: Interval,
     /// Its silver tables.
-    tables: Vec<ResolvedSilver>,
+    pub tables: Vec<ResolvedSilver>,
     /// Its gold models.
     pub models: Vec<ResolvedGold>,
 }
@@ -101,7 +105,7 @@ fn resolve_pipeline(bundle: &Bundle, pipeline: &LakehousePipeline, verdict: usiz
     let interval = Interval::last_complete(pipeline.spec.interval, now);
     let request = Request {
         run_name: name.clone(),
-        pipeline: name,
+        pipeline: name.clone(),
         namespace: NAMESPACE.to_owned(),
         run_uid: String::new(),
         created_at: now,
@@ -111,8 +115,8 @@ fn resolve_pipeline(bundle: &Bundle, pipeline: &LakehousePipeline, verdict: usiz
         parameters: BTreeMap::new(),
         store: StoreLocation::Local { root: String::new(), landing: None },
     };
-    let definition = pipeline.spec.clone();
-    let mut compiled = Compiled { verdict, definition, interval, tables: Vec::new(), models: Vec::new() };
+    let (namespace, definition) = (pipeline.metadata.namespace.clone(), pipeline.spec.clone());
+    let mut compiled = Compiled { verdict, name, namespace, definition, interval, tables: Vec::new(), models: Vec::new() };
     for spec in resolve(&pipeline.spec, &lakehouse, &request).map_err(|error| error.to_string())? {
         match spec.work {
             Work::Ingest { .. } => {}

@@ -2,6 +2,7 @@
 
 pub mod buckets;
 pub mod doctor;
+pub mod plan;
 pub mod report;
 pub mod run;
 pub mod sql;

@@ -50,6 +50,8 @@ enum Command {
     Upload(commands::upload::UploadArguments),
     /// Check manifests: the rules a cluster applies, and the SQL in them.
     Validate(commands::validate::ValidateArguments),
+    /// What a run would make of the tables: a comparison of definitions and tables. Writes nothing.
+    Plan(commands::plan::PlanArguments),
     /// Run the unit tests of gold models that manifests hold.
     Test(commands::test::TestArguments),
     /// The runs on this machine, newest first.
@@ -85,6 +87,7 @@ async fn command() -> std::process::ExitCode {
         Command::Sql(arguments) => Box::pin(commands::sql::run(arguments)).await,
         Command::Upload(arguments) => commands::upload::run(arguments).await,
         Command::Validate(arguments) => commands::validate::run(arguments).await,
+        Command::Plan(arguments) => Box::pin(commands::plan::run(arguments)).await,
         Command::Test(arguments) => commands::test::run(arguments).await,
         Command::Status(arguments) => commands::status::run(arguments).await,
         Command::Report(arguments) => commands::report::run(arguments).await,

@@ -15,6 +15,8 @@ use crate::CliError;
 
 /// Folder that is used when nothing is said.
 const DEFAULT_LOCAL: &str = ".lakehouse";
+/// The catalog within a folder.
+const CATALOG_FILE: &str = "catalog.db";
 
 /// A local folder with layers and catalog.
 #[derive(Clone, Debug)]
@@ -41,7 +43,7 @@ impl Local {
     /// [`CliError::Invalid`] that says what to do.
     pub fn open(path: Option<&Path>) -> Result<Self, CliError> {
         let path = path.unwrap_or(Path::new(DEFAULT_LOCAL));
-        let root = path.canonicalize().ok().filter(|root| root.join("catalog.db").is_file()).ok_or_else(|| {
+        let root = path.canonicalize().ok().filter(|root| root.join(CATALOG_FILE).is_file()).ok_or_else(|| {
             CliError::Invalid(format!("{} has no tables yet: `lakehouse run -f FILE --local {0}` makes some", path.display()))
         })?;
         Ok(Self { root })
@@ -49,7 +51,7 @@ impl Local {
 
     /// URI of the catalog.
     pub fn catalog_uri(&self) -> String {
-        format!("sqlite://{}/catalog.db", self.root.display())
+        format!("sqlite://{}/{CATALOG_FILE}", self.root.display())
     }
 
     /// The store as specs name it.
@@ -119,6 +121,22 @@ impl PlaceArguments {
         }
         let local = Local::open(self.local.as_deref())?;
         Ok((open_storage(&local.location(None))?, local.catalog_uri()))
+    }
+
+    /// Whether the tables are in a folder of this machine.
+    pub fn is_local(&self) -> bool {
+        self.local.is_some() || self.catalog_uri.is_none()
+    }
+
+    /// The tables; none for a folder that has no catalog yet.
+    ///
+    /// # Errors
+    /// As [`Self::tables`].
+    pub async fn tables_if_any(&self) -> Result<Option<Tables>, CliError> {
+        if self.is_local() && !self.local.as_deref().unwrap_or(Path::new(DEFAULT_LOCAL)).join(CATALOG_FILE).is_file() {
+            return Ok(None);
+        }
+        self.tables().await.map(Some)
     }
 
     /// The tables.

@@ -387,7 +387,7 @@ fn resolve_silver(definition: &LakehousePipelineSpec) -> Result<Vec<ResolvedSilv
         let decode = decode(source);
         check_origins(table, &decode)?;
         let max_record_bytes = source.files.as_ref().map_or(default_max_record_bytes(), |files| files.max_record_bytes.unsigned_abs());
-        let definition_digest = digest_json(&(table, &decode, max_record_bytes));
+        let definition_digest = digest_json(&(rows_of(table), &decode, max_record_bytes));
         tables.push(ResolvedSilver { table: table.clone(), decode, max_record_bytes, definition_digest });
     }
     Ok(tables)
@@ -416,15 +416,23 @@ fn check_origins(table: &SilverTable, decode: &Decode) -> Result<(), ResolveErro
     Ok(())
 }
 
+/// The part of a definition that decides the rows: how an existing table becomes the defined one is not.
+fn rows_of(table: &SilverTable) -> SilverTable {
+    let mut table = table.clone();
+    table.table.dropped_columns.clear();
+    for column in &mut table.columns {
+        column.renamed_from = None;
+    }
+    table
+}
+
 fn resolve_gold(definition: &LakehousePipelineSpec, grain: IntervalGrain, interval: &Interval) -> Vec<ResolvedGold> {
     let resolved = |model: &lakehouse_api::pipeline::GoldModel| {
         // Tests say what the query should do and change nothing of what it does.
         let model = lakehouse_api::pipeline::GoldModel { tests: Vec::new(), ..model.clone() };
-        ResolvedGold {
-            read_start: Interval::shifted(grain, interval.start, -model.lookback),
-            definition_digest: digest_json(&model),
-            model,
-        }
+        let mut rows = lakehouse_api::pipeline::GoldModel { renamed_columns: BTreeMap::new(), ..model.clone() };
+        rows.table.dropped_columns.clear();
+        ResolvedGold { read_start: Interval::shifted(grain, interval.start, -model.lookback), definition_digest: digest_json(&rows), model }
     };
     definition.gold.iter().map(resolved).collect()
 }

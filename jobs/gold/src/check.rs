@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 use lakehouse_contract::{Interval, ResolvedGold, StageFailure, TableRef};
+use lakehouse_tables::TableDef;
 
 use crate::{Engine, failure::sql_failure, models, run::table_definition};
 
@@ -29,6 +30,23 @@ pub async fn check_models(
 ) -> Result<Vec<Unchecked>, StageFailure> {
     let engine = Engine::new().map_err(|error| StageFailure::new(error.reason(), error))?;
     Ok(checked(&engine, definitions, tables, interval).await?.unchecked)
+}
+
+/// The tables that the models make for `owner`, in the order in which they are computed, and the models that cannot be planned because the
+/// schema of a table they read is not known.
+///
+/// # Errors
+/// As [`check_models`].
+pub async fn tables_of(
+    definitions: &[ResolvedGold],
+    tables: &BTreeMap<TableRef, SchemaRef>,
+    interval: &Interval,
+    owner: &str,
+) -> Result<(Vec<TableDef>, Vec<Unchecked>), StageFailure> {
+    let engine = Engine::new().map_err(|error| StageFailure::new(error.reason(), error))?;
+    let Checked { known, unchecked } = checked(&engine, definitions, tables, interval).await?;
+    let made = known.iter().map(|(model, schema)| table_definition(&model.table, &model.definition, schema.clone(), owner));
+    Ok((made.collect::<Result<_, _>>()?, unchecked))
 }
 
 /// What a check found.

@@ -45,7 +45,7 @@ pub(crate) fn table_failure(error: &TableError) -> StageFailure {
             );
         }
         TableError::OwnedByOther { .. } => Reason::TableOwnedByOther,
-        TableError::SchemaMismatch { .. } | TableError::LayoutMismatch { .. } => Reason::SchemaMismatch,
+        TableError::SchemaMismatch { .. } | TableError::ColumnGone { .. } => Reason::SchemaMismatch,
         TableError::Definition { .. } | TableError::Unsupported { .. } => Reason::InvalidDefinition,
         TableError::Input { .. } => Reason::CastFailed,
         TableError::MergeTie { .. } => Reason::MergeTie,

@@ -21,7 +21,7 @@ mod schema;
 mod statement;
 mod testing;
 
-pub use check::{Unchecked, check_models};
+pub use check::{Unchecked, check_models, tables_of};
 pub use datafusion;
 pub use engine::{Engine, NAMESPACES};
 pub use error::SqlError;

@@ -10,7 +10,9 @@ use lakehouse_contract::{
     digest_json,
 };
 use lakehouse_storage::Storage;
-use lakehouse_tables::{BatchStream, BoxError, Commit, Committed, PartitionField, Table, TableDef, TableFormat, Tables, WriteMode};
+use lakehouse_tables::{
+    BatchStream, BoxError, Commit, Committed, Declared, PartitionField, Table, TableDef, TableFormat, Tables, WriteMode,
+};
 
 use crate::{
     Engine, SqlError,
@@ -54,6 +56,7 @@ async fn work(
         register_pinned(&engine, &tables, &pins, table, model).await?;
     }
     let schemas = plan_all(&engine, &models, &spec.interval).await?;
+    fitting(&tables, spec, &models, &schemas).await?;
     let mut tokens = BTreeMap::new();
     for (model, schema) in models.iter().zip(schemas) {
         let token = token(spec, model, &pins, &tokens);
@@ -65,6 +68,15 @@ async fn work(
         }
         outcome.tables.push(report(&model.table, &committed));
         tokens.insert(model.table.clone(), token);
+    }
+    Ok(())
+}
+
+/// Every table can become what its model gives, before the first one is changed.
+async fn fitting(tables: &Tables, spec: &StageSpec, models: &[Model], schemas: &[SchemaRef]) -> Result<(), StageFailure> {
+    for (model, schema) in models.iter().zip(schemas) {
+        let definition = table_definition(&model.table, &model.definition, schema.clone(), &spec.owner)?;
+        tables.ensure_fits(&definition).await.map_err(|error| table_failure(&error))?;
     }
     Ok(())
 }
@@ -173,7 +185,7 @@ pub(crate) fn table_definition(
         .map(|text| text.parse::<PartitionField>())
         .collect::<Result<_, _>>()
         .map_err(|error| StageFailure::new(Reason::InvalidDefinition, format!("{table}: table.partitionBy: {error}")))?;
-    Ok(TableDef {
+    let definition = TableDef {
         table: table.clone(),
         format: match layout.format {
             DefinedFormat::Iceberg => TableFormat::Iceberg,
@@ -185,7 +197,10 @@ pub(crate) fn table_definition(
         sort_by: layout.sort_by.clone(),
         owner: owner.to_owned(),
         properties: BTreeMap::new(),
-    })
+        declared: Declared { renamed: definition.model.renamed_columns.clone(), dropped: layout.dropped_columns.clone() },
+    };
+    definition.validate().map_err(|error| table_failure(&error))?;
+    Ok(definition)
 }
 
 fn write_mode(table: &TableRef, write: &DefinedMode) -> Result<WriteMode, StageFailure> {

@@ -1,7 +1,7 @@
 //! The change that a planner asks for.
 
 use crate::LiveFile;
-use iceberg::spec::{DataFile, Operation, Schema};
+use iceberg::spec::{DataFile, Operation, Schema, SortOrder};
 use std::collections::HashMap;
 
 /// A change of a table. All of it happens, or nothing.
@@ -21,7 +21,9 @@ pub struct Plan {
     pub removed_properties: Vec<String>,
     /// New current schema.
     pub schema: Option<Schema>,
-    /// Whether to add a snapshot. Without one, only properties and schema change.
+    /// New default sort order, by the ids of the schema after the change.
+    pub sort_order: Option<SortOrder>,
+    /// Whether to add a snapshot. Without one, only properties, schema and sort order change.
     pub snapshot: bool,
     /// Files written for this attempt alone, deleted when the attempt surely failed.
     pub scratch: Vec<String>,
@@ -38,12 +40,13 @@ impl Plan {
             properties: HashMap::new(),
             removed_properties: Vec::new(),
             schema: None,
+            sort_order: None,
             snapshot: true,
             scratch: Vec::new(),
         }
     }
 
-    /// An empty change of properties and schema, without a snapshot.
+    /// An empty change of properties, schema and sort order, without a snapshot.
     pub fn metadata_only() -> Self {
         Self { snapshot: false, ..Self::new(Operation::Append) }
     }

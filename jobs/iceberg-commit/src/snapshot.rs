@@ -37,6 +37,10 @@ pub(crate) async fn prepare(base: &Table, snapshot_id: i64, plan: Plan) -> Resul
         updates.push(TableUpdate::AddSchema { schema });
         updates.push(TableUpdate::SetCurrentSchema { schema_id: -1 });
     }
+    if let Some(sort_order) = plan.sort_order.clone() {
+        updates.push(TableUpdate::AddSortOrder { sort_order });
+        updates.push(TableUpdate::SetDefaultSortOrder { sort_order_id: -1 });
+    }
     if !plan.removed_properties.is_empty() {
         updates.push(TableUpdate::RemoveProperties { removals: plan.removed_properties.clone() });
     }

@@ -23,7 +23,7 @@ pub(crate) fn table_failure(error: &TableError) -> StageFailure {
     let reason = match error {
         TableError::OwnedByOther { .. } => Reason::TableOwnedByOther,
         TableError::Definition { .. } | TableError::Unsupported { .. } => Reason::InvalidDefinition,
-        TableError::SchemaMismatch { .. } | TableError::LayoutMismatch { .. } | TableError::Input { .. } => Reason::SchemaMismatch,
+        TableError::SchemaMismatch { .. } | TableError::ColumnGone { .. } | TableError::Input { .. } => Reason::SchemaMismatch,
         TableError::MergeTie { .. } => Reason::MergeTie,
         TableError::Conflict { .. } => Reason::CommitConflict,
         TableError::Storage(error) => return storage_failure(error),

@@ -27,7 +27,7 @@ use lakehouse_contract::{
     Work,
 };
 use lakehouse_storage::Storage;
-use lakehouse_tables::{Table, Tables};
+use lakehouse_tables::{Table, TableDef, Tables};
 use tokio::task::spawn_blocking;
 
 use crate::{
@@ -61,6 +61,16 @@ pub fn run<'a>(spec: &'a StageSpec, storage: &'a Storage, catalog_uri: &'a str, 
 /// `InvalidDefinition` or `InvalidSql`, naming the table and the column or expectation.
 pub fn check(table: &ResolvedSilver) -> Result<SchemaRef, StageFailure> {
     TablePlan::new(table, "").map(|plan| plan.schema)
+}
+
+/// The table that the stage makes for `owner`, and the quarantine table beside it, which is made when a record first needs it.
+///
+/// # Errors
+/// As [`check`].
+pub fn tables_of(table: &ResolvedSilver, owner: &str) -> Result<(TableDef, TableDef), StageFailure> {
+    let own = TablePlan::new(table, owner)?.definition;
+    let quarantine = quarantine::definition(&own);
+    Ok((own, quarantine))
 }
 
 /// A table of the stage and how far it is.
@@ -136,6 +146,12 @@ async fn find_input(spec: &StageSpec, input: &SilverInput, storage: &Storage, ou
 /// Compiles the definitions, all of them before the first table is touched, and finds what is committed already.
 async fn open(spec: &StageSpec, tables: &[ResolvedSilver], input: &Input, catalog: &Tables) -> Result<Vec<Target>, StageFailure> {
     let plans: Vec<TablePlan> = tables.iter().map(|table| TablePlan::new(table, &spec.owner)).collect::<Result<_, _>>()?;
+    if plans.len() > 1 {
+        // A table that cannot become what its definition says stops the stage before another one is changed.
+        for plan in &plans {
+            catalog.ensure_fits(&plan.definition).await.map_err(|error| table_failure(&error))?;
+        }
+    }
     let mut targets = Vec::with_capacity(plans.len());
     for plan in plans {
         let input_digest = input.source(&plan.source)?.input_digest();

@@ -8,7 +8,7 @@ use arrow::{
     error::ArrowError,
 };
 use lakehouse_contract::TableRef;
-use lakehouse_tables::{PROCESSED_AT, TableDef};
+use lakehouse_tables::{Declared, PROCESSED_AT, TableDef};
 
 use crate::{schema::timestamptz, unit::RunFacts};
 
@@ -45,6 +45,7 @@ pub(crate) fn definition(table: &TableDef) -> TableDef {
         sort_by: Vec::new(),
         owner: table.owner.clone(),
         properties: BTreeMap::new(),
+        declared: Declared::default(),
     }
 }
 

@@ -10,7 +10,7 @@ use lakehouse_contract::{Reason, StageFailure};
 
 use crate::{
     cast::{Appended, ColumnBuilder},
-    decode::value::{Value, Zone},
+    decode::value::{Value, Zone, shorten},
     quarantine::Quarantined,
     schema::{Origin, TablePlan},
     unit::{RunFacts, Unit},
@@ -55,12 +55,12 @@ impl<'p> RowBuilder<'p> {
         }
     }
 
-    /// Adds the next record as a row; it is quarantined when a value does not fit.
+    /// Adds the next record as a row, with the object of its fields that no column takes; it is quarantined when a value does not fit.
     ///
     /// # Errors
     /// `CastFailed` when the column says `onError: fail`.
     #[inline]
-    pub(crate) fn push(&mut self, record: &[Value<'_>], document: &[Value<'_>]) -> Result<(), StageFailure> {
+    pub(crate) fn push(&mut self, record: &[Value<'_>], document: &[Value<'_>], unknown: Value<'_>) -> Result<(), StageFailure> {
         let ordinal = self.read as u32;
         let mut refused = None;
         for (index, builder) in self.builders.iter_mut().enumerate() {
@@ -68,6 +68,7 @@ impl<'p> RowBuilder<'p> {
             let value = match column.origin {
                 Origin::Record(slot) => record[slot],
                 Origin::Document(slot) => document[slot],
+                Origin::Unknown => unknown,
                 Origin::IntervalStart => instant(self.facts.interval_start),
                 Origin::IntervalEnd => instant(self.facts.interval_end),
                 Origin::CapturedAt => instant(self.unit.captured_at.timestamp_micros()),
@@ -123,6 +124,19 @@ impl<'p> RowBuilder<'p> {
     pub(crate) fn refuse(&mut self, refused: Refused) {
         self.quarantined.push((self.read as u32, refused));
         self.read += 1;
+    }
+
+    /// The failure for a field of the next record that no column takes.
+    #[cold]
+    pub(crate) fn unknown_field(&self, name: &str) -> StageFailure {
+        let message = format!(
+            "{}: object {}, record {}: no column takes the field `{}`, and unknownFields says fail",
+            self.plan.table,
+            self.unit.object,
+            self.position(self.read as u32),
+            shorten(name)
+        );
+        StageFailure::new(Reason::SchemaMismatch, message)
     }
 
     fn position(&self, ordinal: u32) -> u64 {

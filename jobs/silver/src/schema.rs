@@ -3,14 +3,15 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use lakehouse_api::pipeline::{CastError, Keep, Outside, TableFormat as ApiFormat, TimeUnit, WriteMode as ApiWrite};
+use lakehouse_api::pipeline::{CastError, Keep, Outside, SilverTable, TableFormat as ApiFormat, TimeUnit, WriteMode as ApiWrite};
 use lakehouse_contract::{ColumnType, Decode, Reason, ResolvedSilver, StageFailure, TableRef};
 use lakehouse_html::Rules;
-use lakehouse_tables::{PROCESSED_AT, PartitionField, TableDef, TableFormat, WriteMode};
+use lakehouse_tables::{Declared, PROCESSED_AT, PartitionField, TableDef, TableFormat, WriteMode};
 
 use crate::{
     cast::data_type,
-    decode::{html, record::Pointers},
+    commit::table_failure,
+    decode::{html, record::Pointers, unknown::Unknown},
     expectations::Expectations,
 };
 
@@ -34,6 +35,8 @@ pub(crate) enum Origin {
     Object,
     /// Number of the record in its object.
     Position,
+    /// The fields that no column takes, as a JSON object.
+    Unknown,
 }
 
 /// A column, ready to be filled.
@@ -81,6 +84,8 @@ pub(crate) struct TablePlan {
     pub(crate) records_slot: Option<usize>,
     /// What the records of a page are, where the source has pages.
     pub(crate) rules: Option<Arc<Rules>>,
+    /// What happens to fields that no column takes.
+    pub(crate) unknown: Unknown,
     /// The columns and `processed_at`.
     pub(crate) schema: SchemaRef,
     pub(crate) deduplicate: Option<DeduplicatePlan>,
@@ -116,6 +121,7 @@ impl TablePlan {
                 on_error: column.on_error,
             });
         }
+        let unknown = unknown_fields(silver, &mut columns).map_err(&invalid)?;
         let records_slot = match &resolved.decode {
             Decode::Json { records } => {
                 Some(document.add(records).map_err(|message| invalid(format!("records of source {}: {message}", silver.from)))?)
@@ -177,7 +183,12 @@ impl TablePlan {
             sort_by: silver.table.sort_by.clone(),
             owner: owner.to_owned(),
             properties: BTreeMap::new(),
+            declared: Declared {
+                renamed: silver.columns.iter().filter_map(|column| Some((column.name.clone(), column.renamed_from.clone()?))).collect(),
+                dropped: silver.table.dropped_columns.clone(),
+            },
         };
+        definition.validate().map_err(|error| table_failure(&error))?;
         let expectations = Expectations::new(&table, &silver.expectations, &schema)?;
         Ok(Self {
             table,
@@ -189,6 +200,7 @@ impl TablePlan {
             document,
             records_slot,
             rules,
+            unknown,
             schema,
             deduplicate,
             interval,
@@ -197,6 +209,27 @@ impl TablePlan {
             mode,
             definition_digest: resolved.definition_digest.clone(),
         })
+    }
+}
+
+/// What happens to fields that no column takes; the column that keeps them is added to `columns`.
+fn unknown_fields(silver: &SilverTable, columns: &mut Vec<ColumnPlan>) -> Result<Unknown, String> {
+    let Some(rule) = &silver.unknown_fields else { return Ok(Unknown::Ignore) };
+    match (&rule.ignore, &rule.capture, &rule.fail) {
+        (Some(_), None, None) => Ok(Unknown::Ignore),
+        (None, None, Some(_)) => Ok(Unknown::Fail),
+        (None, Some(capture), None) => {
+            columns.push(ColumnPlan {
+                name: capture.column.clone(),
+                origin: Origin::Unknown,
+                type_: ColumnType::Json,
+                required: false,
+                unit: None,
+                on_error: CastError::Quarantine,
+            });
+            Ok(Unknown::Capture)
+        }
+        _ => Err("unknownFields needs exactly one of ignore, capture, fail".to_owned()),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Definition of a table: schema, partitions, order, owner.
 
-use crate::{Result, TableError};
+use crate::{Declared, Result, TableError};
 use arrow::datatypes::{DataType, SchemaRef};
 use lakehouse_contract::TableRef;
 use std::collections::BTreeMap;
@@ -52,6 +52,8 @@ pub struct TableDef {
     pub owner: String,
     /// Further properties, stored with the table. Keys that start with `lakehouse.` are reserved.
     pub properties: BTreeMap<String, String>,
+    /// Columns that had another name, or that the table may lose.
+    pub declared: Declared,
 }
 
 /// Transform of a partition field, as in Iceberg.
@@ -94,6 +96,20 @@ impl PartitionField {
             Transform::Bucket(_) => format!("{}_bucket", self.column),
             Transform::Truncate(_) => format!("{}_trunc", self.column),
         }
+    }
+
+    /// The transform of an existing table; none for one that no definition can write.
+    pub(crate) fn transform_of(transform: iceberg::spec::Transform) -> Option<Transform> {
+        Some(match transform {
+            iceberg::spec::Transform::Identity => Transform::Identity,
+            iceberg::spec::Transform::Year => Transform::Year,
+            iceberg::spec::Transform::Month => Transform::Month,
+            iceberg::spec::Transform::Day => Transform::Day,
+            iceberg::spec::Transform::Hour => Transform::Hour,
+            iceberg::spec::Transform::Bucket(buckets) => Transform::Bucket(buckets),
+            iceberg::spec::Transform::Truncate(width) => Transform::Truncate(width),
+            iceberg::spec::Transform::Void | iceberg::spec::Transform::Unknown => return None,
+        })
     }
 
     pub(crate) fn iceberg_transform(&self) -> iceberg::spec::Transform {
@@ -171,8 +187,11 @@ impl TableDef {
         show_partitions(self.partition_by.iter().map(ToString::to_string))
     }
 
-    /// Checks that every named column exists.
-    pub(crate) fn validate(&self) -> Result<()> {
+    /// Checks that every named column exists, and that what is declared about columns does not contradict itself.
+    ///
+    /// # Errors
+    /// [`TableError::Definition`] that names the column.
+    pub fn validate(&self) -> Result<()> {
         let named = self.partition_by.iter().map(|field| ("partitionBy", &field.column));
         for (place, column) in named.chain(self.sort_by.iter().map(|column| ("sortBy", column))) {
             if self.schema.field_with_name(column).is_err() {
@@ -187,6 +206,7 @@ impl TableDef {
         if self.format == TableFormat::Delta {
             self.validate_delta_partitions()?;
         }
+        self.validate_declared()?;
         if let Some(key) = self.properties.keys().find(|key| key.starts_with("lakehouse.")) {
             return Err(self.invalid(format!("property {key} is reserved")));
         }
@@ -210,6 +230,29 @@ impl TableDef {
             return Err(self.invalid("a delta table needs a column by which it is not partitioned".to_owned()));
         }
         Ok(())
+    }
+
+    fn validate_declared(&self) -> Result<()> {
+        let defined = |column: &str| self.schema.field_with_name(column).is_ok();
+        let Declared { renamed, dropped } = &self.declared;
+        for (index, (column, before)) in renamed.iter().enumerate() {
+            let reason = if !defined(column) {
+                format!("column {column} is renamed from {before}, and it is not a column of the definition")
+            } else if defined(before) {
+                format!("column {column} is renamed from {before}, which is a column of the definition itself")
+            } else if dropped.contains(before) {
+                format!("column {column} is renamed from {before}, which is in droppedColumns: it is either renamed or dropped")
+            } else if renamed.values().take(index).any(|other| other == before) {
+                format!("two columns are renamed from {before}")
+            } else {
+                continue;
+            };
+            return Err(self.invalid(reason));
+        }
+        match dropped.iter().find(|column| defined(column)) {
+            Some(column) => Err(self.invalid(format!("column {column} is in droppedColumns, and it is a column of the definition"))),
+            None => Ok(()),
+        }
     }
 
     fn invalid(&self, reason: String) -> TableError {

@@ -2,8 +2,9 @@
 
 use crate::changes::{Changes, changes, stage};
 use crate::conform::conform;
-use crate::definition::{TableDef, show_partitions};
+use crate::definition::TableDef;
 use crate::delta_files::{self, DeltaFile, of_add, to_add};
+use crate::evolution::{self, Evolution, Planned};
 use crate::folder::folder_of;
 use crate::iceberg_table::{OWNER, SORT_BY};
 use crate::ledger::{self, Entry};
@@ -63,6 +64,18 @@ struct State {
     schema: Arc<Schema>,
 }
 
+impl State {
+    fn owner(&self) -> &str {
+        self.snapshot.metadata().configuration.get(OWNER).map_or("another writer", String::as_str)
+    }
+
+    /// The columns that rows of a file are sorted by.
+    fn sort_by(&self) -> Vec<String> {
+        let text = self.snapshot.metadata().configuration.get(SORT_BY).map(String::as_str).unwrap_or_default();
+        text.split(',').filter(|column| !column.is_empty()).map(str::to_owned).collect()
+    }
+}
+
 impl DeltaTable {
     pub(crate) fn open(logs: &Logs, db: &CatalogDb, layer: &LayerStore, table: &TableRef) -> Result<Self> {
         let folder = folder_of(table);
@@ -77,11 +90,10 @@ impl DeltaTable {
             // Another writer may be faster; then its definition is the one to check against.
             this.log.create(delta_commit::protocol_of(&definition.schema), metadata).await.map_err(this.failed())?;
         }
-        let state = this.load().await?;
-        this.check(definition, &state.snapshot)?;
-        if this.extended(definition, &state)?.is_some() {
+        if this.change(definition, &this.load().await?)?.is_some() {
             let work = this.log.commit(|snapshot| {
-                let decided = this.state(snapshot).and_then(|state| this.add_columns(definition, &state));
+                let change = this.state(snapshot).and_then(|state| this.change(definition, &state));
+                let decided = change.map(|change| change.map_or(Decision::Nothing, |change| Decision::Commit(Box::new(change))));
                 std::future::ready(decided.map_err(Stop::Table))
             });
             work.await.map_err(|stop| this.stopped(stop))?;
@@ -111,40 +123,61 @@ impl DeltaTable {
         delta_commit::to_schema_string(schema).map_err(|reason| TableError::Definition { table: self.table.clone(), reason })
     }
 
-    fn check(&self, definition: &TableDef, snapshot: &Snapshot) -> Result<()> {
-        let metadata = snapshot.metadata();
-        let owner = metadata.configuration.get(OWNER).map_or("another writer", String::as_str);
-        if owner != definition.owner {
-            return Err(TableError::OwnedByOther { table: self.table.clone(), owner: owner.to_owned(), asking: definition.owner.clone() });
+    /// What the definition makes of the table; nothing is written.
+    pub(crate) async fn evolution(&self, definition: &TableDef) -> Result<Evolution> {
+        let state = self.load().await?;
+        let Planned { changes, refused, .. } = self.planned(definition, &state)?;
+        let mut evolution = Evolution { exists: true, changes, refused };
+        if state.owner() != definition.owner {
+            evolution.refused.insert(0, format!("it belongs to pipeline {}, not to {}", state.owner(), definition.owner));
         }
-        let partitions = show_partitions(metadata.partition_columns.iter().cloned());
-        if partitions != definition.partition_text() {
-            return Err(TableError::LayoutMismatch {
+        Ok(evolution)
+    }
+
+    pub(crate) async fn ensure_fits(&self, definition: &TableDef) -> Result<()> {
+        self.change(definition, &self.load().await?).map(drop)
+    }
+
+    fn planned(&self, definition: &TableDef, state: &State) -> Result<Planned> {
+        // Types that no table can hold are a fault of the definition, whatever the table is.
+        schema::to_iceberg(definition)?;
+        let spec = self.spec(state)?;
+        let existing = schema::existing(TableFormat::Delta, &self.table, &state.schema, spec.fields(), state.sort_by())?;
+        Ok(evolution::plan(definition, &existing))
+    }
+
+    /// The metadata that the definition asks for; none when nothing is to change.
+    fn change(&self, definition: &TableDef, state: &State) -> Result<Option<Change>> {
+        if state.owner() != definition.owner {
+            return Err(TableError::OwnedByOther {
                 table: self.table.clone(),
-                what: "partitions",
-                existing: partitions,
-                defined: definition.partition_text(),
+                owner: state.owner().to_owned(),
+                asking: definition.owner.clone(),
             });
         }
-        Ok(())
-    }
-
-    /// The schema with the columns that the definition adds; none when it adds none.
-    fn extended(&self, definition: &TableDef, state: &State) -> Result<Option<SchemaRef>> {
-        let extended = schema::evolve(definition, &state.schema, state.schema.highest_field_id())?;
-        extended.map(|extended| self.reader_schema(&extended)).transpose()
-    }
-
-    fn add_columns(&self, definition: &TableDef, state: &State) -> Result<Decision> {
-        let Some(extended) = self.extended(definition, state)? else { return Ok(Decision::Nothing) };
-        let metadata = Metadata { schema_string: self.schema_string(&extended)?, ..state.snapshot.metadata().clone() };
-        let needed = delta_commit::protocol_of(&extended);
-        Ok(Decision::Commit(Box::new(Change {
-            operation: "ADD COLUMNS".to_owned(),
+        let planned = self.planned(definition, state)?;
+        if !planned.refused.is_empty() {
+            return Err(TableError::SchemaMismatch { table: self.table.clone(), refused: planned.refused });
+        }
+        if planned.changes.is_empty() {
+            return Ok(None);
+        }
+        let mut metadata = state.snapshot.metadata().clone();
+        let after = schema::evolved(definition, &state.schema, state.schema.highest_field_id(), &planned.columns)?;
+        let after = self.reader_schema(&after)?;
+        metadata.schema_string = self.schema_string(&after)?;
+        if definition.sort_by.is_empty() {
+            metadata.configuration.remove(SORT_BY);
+        } else {
+            metadata.configuration.insert(SORT_BY.to_owned(), definition.sort_by.join(","));
+        }
+        let needed = delta_commit::protocol_of(&after);
+        Ok(Some(Change {
+            operation: if planned.changes_columns() { "CHANGE COLUMNS" } else { "SET TBLPROPERTIES" }.to_owned(),
             protocol: (needed.min_reader_version > state.snapshot.protocol().min_reader_version).then_some(needed),
             metadata: Some(metadata),
             ..Change::default()
-        })))
+        }))
     }
 
     async fn load(&self) -> Result<State> {
@@ -172,20 +205,22 @@ impl DeltaTable {
         }
     }
 
-    fn layout(&self, state: &State, commit: &Commit) -> Result<Arc<FileLayout>> {
-        let metadata = state.snapshot.metadata();
+    fn spec(&self, state: &State) -> Result<PartitionSpec> {
         let mut spec = PartitionSpec::builder(state.schema.clone());
-        for column in &metadata.partition_columns {
+        for column in &state.snapshot.metadata().partition_columns {
             let field = PartitionField { column: column.clone(), transform: crate::Transform::Identity };
             spec = spec.add_partition_field(column, column, field.iceberg_transform()).map_err(TableError::iceberg(&self.table))?;
         }
-        let sort_by = metadata.configuration.get(SORT_BY).map(String::as_str).unwrap_or_default();
+        spec.build().map_err(TableError::iceberg(&self.table))
+    }
+
+    fn layout(&self, state: &State, commit: &Commit) -> Result<Arc<FileLayout>> {
         Ok(Arc::new(FileLayout {
             table: self.table.clone(),
             arrow: schema::file_schema(&self.table, &state.schema)?,
-            spec: Arc::new(spec.build().map_err(TableError::iceberg(&self.table))?),
+            spec: Arc::new(self.spec(state)?),
             schema: state.schema.clone(),
-            sort_by: sort_by.split(',').filter(|column| !column.is_empty()).map(str::to_owned).collect(),
+            sort_by: state.sort_by(),
             io: ObjectStoreIo::new().with_store(self.layer.root_uri(), self.layer.object_store()).file_io(),
             // Flat: partition values stand in the log, so no reader has to agree on how to encode them in a path.
             folder: self.layer.uri(&self.folder),
@@ -235,6 +270,10 @@ impl DeltaTable {
             return Ok(Decision::Nothing);
         }
         let state = self.state(snapshot)?;
+        if staged.onto.as_ref().is_some_and(|schema| *schema != state.snapshot.metadata().schema_string) {
+            // The statistics of the staged files are those of columns by their places: they must be written again.
+            return Err(TableError::Conflict { table: self.table.clone(), attempts: 1 });
+        }
         let layout = self.layout(&state, commit)?;
         let files = DeltaFiles { table: self, state: &state };
         let changes = changes(&files, layout.clone(), staged, commit, latest.as_ref().map(|batch| &batch.entry)).await?;
@@ -411,7 +450,11 @@ impl Table for DeltaTable {
 
     async fn stage(&self, input: Vec<BatchStream>, commit: &Commit) -> Result<Staged> {
         let state = self.load().await?;
-        stage(self.layout(&state, commit)?, input, commit, self.refuse_empty(&state)).await
+        let mut staged = stage(self.layout(&state, commit)?, input, commit, self.refuse_empty(&state)).await?;
+        if matches!(staged.content, StagedContent::Files(_)) {
+            staged.onto = Some(state.snapshot.metadata().schema_string.clone());
+        }
+        Ok(staged)
     }
 
     async fn commit(&self, staged: Staged, commit: &Commit) -> Result<Committed> {

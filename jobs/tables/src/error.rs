@@ -24,25 +24,23 @@ pub enum TableError {
         /// What is wrong, naming the column.
         reason: String,
     },
-    /// The table exists and the definition differs in a way that is not an added column.
-    #[error("table {table}: {reason}; only added columns are accepted for an existing table")]
+    /// The table exists and cannot become what the definition says.
+    #[error("table {table} cannot become what the definition says: {}", .refused.join("; "))]
     SchemaMismatch {
         /// The table.
         table: TableRef,
-        /// Which column differs and how.
-        reason: String,
+        /// Every reason; each names the column and what to do.
+        refused: Vec<String>,
     },
-    /// The table exists with another format, partitioning or kind.
-    #[error("table {table} exists with {what} {existing}, the definition says {defined}")]
-    LayoutMismatch {
+    /// Rows were staged for a column that has been dropped since.
+    #[error(
+        "table {table}: a column was dropped while rows with it were on their way (field {field_id}): run again with the definition that dropped it"
+    )]
+    ColumnGone {
         /// The table.
         table: TableRef,
-        /// `format` or `partitions`.
-        what: &'static str,
-        /// What the table has.
-        existing: String,
-        /// What the definition has.
-        defined: String,
+        /// The column's id in the table's metadata.
+        field_id: i32,
     },
     /// Input rows do not fit the table.
     #[error("table {table}: column {column}: {reason}")]

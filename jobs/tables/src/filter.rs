@@ -4,29 +4,41 @@ use datafusion::common::ScalarValue;
 use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use iceberg::expr::{Predicate, Reference};
 use iceberg::spec::{Datum, PrimitiveType, Schema, Type};
+use std::collections::HashSet;
+
+/// Which columns filters and predicates name: a column is found by its id, whatever its name was when the files were planned.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Columns<'a> {
+    /// The schema that filters are written for.
+    pub(crate) visible: &'a Schema,
+    /// The schema that predicates are bound to.
+    pub(crate) planned: &'a Schema,
+    /// Ids of columns that no predicate may name.
+    pub(crate) left_out: &'a HashSet<i32>,
+}
 
 /// The conjunction of all filters that translate; none when none does.
-pub(crate) fn conjunction(filters: &[Expr], schema: &Schema) -> Option<Predicate> {
-    filters.iter().filter_map(|filter| predicate(filter, schema)).reduce(Predicate::and)
+pub(crate) fn conjunction(filters: &[Expr], columns: Columns<'_>) -> Option<Predicate> {
+    filters.iter().filter_map(|filter| predicate(filter, columns)).reduce(Predicate::and)
 }
 
 /// A predicate that holds for every row for which `filter` holds.
-pub(crate) fn predicate(filter: &Expr, schema: &Schema) -> Option<Predicate> {
+pub(crate) fn predicate(filter: &Expr, columns: Columns<'_>) -> Option<Predicate> {
     match filter {
         Expr::BinaryExpr(BinaryExpr { left, op: Operator::And, right }) => {
-            match (predicate(left, schema), predicate(right, schema)) {
+            match (predicate(left, columns), predicate(right, columns)) {
                 (Some(left), Some(right)) => Some(left.and(right)),
                 // One side alone holds for more rows, which is allowed.
                 (one, other) => one.or(other),
             }
         }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => Some(predicate(left, schema)?.or(predicate(right, schema)?)),
-        Expr::BinaryExpr(BinaryExpr { left, op, right }) => comparison(left, *op, right, schema),
-        Expr::IsNull(inner) => Some(Reference::new(column(inner, schema)?.0).is_null()),
-        Expr::IsNotNull(inner) => Some(Reference::new(column(inner, schema)?.0).is_not_null()),
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Or, right }) => Some(predicate(left, columns)?.or(predicate(right, columns)?)),
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => comparison(left, *op, right, columns),
+        Expr::IsNull(inner) => Some(Reference::new(column(inner, columns)?.0).is_null()),
+        Expr::IsNotNull(inner) => Some(Reference::new(column(inner, columns)?.0).is_not_null()),
         Expr::Between(between) if !between.negated => {
-            let low = comparison(&between.expr, Operator::GtEq, &between.low, schema);
-            let high = comparison(&between.expr, Operator::LtEq, &between.high, schema);
+            let low = comparison(&between.expr, Operator::GtEq, &between.low, columns);
+            let high = comparison(&between.expr, Operator::LtEq, &between.high, columns);
             match (low, high) {
                 (Some(low), Some(high)) => Some(low.and(high)),
                 (one, other) => one.or(other),
@@ -34,18 +46,18 @@ pub(crate) fn predicate(filter: &Expr, schema: &Schema) -> Option<Predicate> {
         }
         // One comparison per value: a predicate over the whole set would prune only by its extremes.
         Expr::InList(list) if !list.negated && list.list.len() <= 64 => {
-            let each: Option<Vec<Predicate>> = list.list.iter().map(|value| comparison(&list.expr, Operator::Eq, value, schema)).collect();
+            let each: Option<Vec<Predicate>> = list.list.iter().map(|value| comparison(&list.expr, Operator::Eq, value, columns)).collect();
             each?.into_iter().reduce(Predicate::or)
         }
         _ => None,
     }
 }
 
-fn comparison(left: &Expr, operator: Operator, right: &Expr, schema: &Schema) -> Option<Predicate> {
-    if let (Some((name, kind)), Expr::Literal(value, _)) = (column(left, schema), right) {
+fn comparison(left: &Expr, operator: Operator, right: &Expr, columns: Columns<'_>) -> Option<Predicate> {
+    if let (Some((name, kind)), Expr::Literal(value, _)) = (column(left, columns), right) {
         return compare(name, kind, operator, value);
     }
-    if let (Expr::Literal(value, _), Some((name, kind))) = (left, column(right, schema)) {
+    if let (Expr::Literal(value, _), Some((name, kind))) = (left, column(right, columns)) {
         return compare(name, kind, operator.swap()?, value);
     }
     None
@@ -64,9 +76,10 @@ fn compare(name: &str, kind: &PrimitiveType, operator: Operator, value: &ScalarV
     })
 }
 
-fn column<'a>(expression: &Expr, schema: &'a Schema) -> Option<(&'a str, &'a PrimitiveType)> {
+fn column<'a>(expression: &Expr, columns: Columns<'a>) -> Option<(&'a str, &'a PrimitiveType)> {
     let Expr::Column(column) = expression else { return None };
-    let field = schema.field_by_name(&column.name)?;
+    let id = columns.visible.field_id_by_name(&column.name).filter(|id| !columns.left_out.contains(id))?;
+    let field = columns.planned.field_by_id(id)?;
     match field.field_type.as_ref() {
         Type::Primitive(kind) => Some((field.name.as_str(), kind)),
         _ => None,

@@ -2,6 +2,7 @@
 
 use crate::changes::{changes, stage};
 use crate::definition::TableDef;
+use crate::evolution::{self, Evolution, Planned};
 use crate::folder::folder_of;
 use crate::ledger;
 use crate::live::IcebergFiles;
@@ -12,7 +13,7 @@ use crate::{BatchStream, Commit, Committed, Result, Staged, Table, TableError, T
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::TableProvider;
-use iceberg::spec::Operation;
+use iceberg::spec::{DataFile, Operation, TableMetadata};
 use iceberg_commit::{Attempt, COMMIT_TOKEN, Decision, NewTable, Outcome, Plan, SqlCatalog};
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, LayerStore};
@@ -56,45 +57,86 @@ impl IcebergTable {
             catalog.create_table(namespace, name, new).await?;
         }
         let existing = this.load().await?;
-        this.check(definition, &existing)?;
-        let metadata = existing.metadata();
-        if schema::evolve(definition, metadata.current_schema(), metadata.last_column_id())?.is_some() {
-            this.add_columns(definition).await?;
+        if this.change(definition, existing.metadata())?.is_some() {
+            this.evolve(definition).await?;
         }
         Ok(this)
     }
 
-    fn check(&self, definition: &TableDef, existing: &iceberg::table::Table) -> Result<()> {
-        let metadata = existing.metadata();
-        let owner = metadata.properties().get(OWNER).map_or("another writer", String::as_str);
+    /// What the definition makes of the table; nothing is written.
+    pub(crate) async fn evolution(&self, definition: &TableDef) -> Result<Evolution> {
+        let existing = self.load().await?;
+        let Planned { changes, refused, .. } = self.planned(definition, existing.metadata())?;
+        let mut evolution = Evolution { exists: true, changes, refused };
+        let owner = owner_of(existing.metadata());
+        if owner != definition.owner {
+            evolution.refused.insert(0, format!("it belongs to pipeline {owner}, not to {}", definition.owner));
+        }
+        Ok(evolution)
+    }
+
+    pub(crate) async fn ensure_fits(&self, definition: &TableDef) -> Result<()> {
+        self.change(definition, self.load().await?.metadata()).map(drop)
+    }
+
+    fn planned(&self, definition: &TableDef, metadata: &TableMetadata) -> Result<Planned> {
+        // Types that no table can hold are a fault of the definition, whatever the table is.
+        schema::to_iceberg(definition)?;
+        let fields = metadata.default_partition_spec().fields();
+        let existing = schema::existing(TableFormat::Iceberg, &self.table, metadata.current_schema(), fields, sort_columns(metadata))?;
+        Ok(evolution::plan(definition, &existing))
+    }
+
+    /// The metadata that the definition asks for; none when nothing is to change.
+    fn change(&self, definition: &TableDef, metadata: &TableMetadata) -> Result<Option<Plan>> {
+        let owner = owner_of(metadata);
         if owner != definition.owner {
             return Err(TableError::OwnedByOther { table: self.table.clone(), owner: owner.to_owned(), asking: definition.owner.clone() });
         }
-        let partitions = schema::show_spec(metadata.default_partition_spec(), metadata.current_schema());
-        if partitions != definition.partition_text() {
-            return Err(TableError::LayoutMismatch {
-                table: self.table.clone(),
-                what: "partitions",
-                existing: partitions,
-                defined: definition.partition_text(),
-            });
+        let planned = self.planned(definition, metadata)?;
+        if !planned.refused.is_empty() {
+            return Err(TableError::SchemaMismatch { table: self.table.clone(), refused: planned.refused });
         }
-        Ok(())
+        if planned.changes.is_empty() {
+            return Ok(None);
+        }
+        let current = metadata.current_schema();
+        let mut plan = Plan::metadata_only();
+        let after = schema::evolved(definition, current, metadata.last_column_id(), &planned.columns)?;
+        let order = schema::sort_order(definition, &after)?;
+        if order.fields != metadata.default_sort_order().fields {
+            plan.sort_order = Some(order);
+        }
+        if planned.changes_columns() {
+            plan.schema = Some(after);
+        }
+        if definition.sort_by.is_empty() {
+            plan.removed_properties.push(SORT_BY.to_owned());
+        } else {
+            plan.properties.insert(SORT_BY.to_owned(), definition.sort_by.join(","));
+        }
+        Ok(Some(plan))
     }
 
-    async fn add_columns(&self, definition: &TableDef) -> Result<()> {
+    /// Commits what the definition asks for, all of it or nothing. Planned anew for every attempt: another writer may have done it.
+    async fn evolve(&self, definition: &TableDef) -> Result<()> {
         self.catalog
             .commit(&self.table.namespace, &self.table.name, |attempt: Attempt| async move {
-                let metadata = attempt.table.metadata();
-                let Some(extended) = schema::evolve(definition, metadata.current_schema(), metadata.last_column_id())? else {
-                    return Ok::<_, TableError>(Decision::Nothing);
-                };
-                let mut plan = Plan::metadata_only();
-                plan.schema = Some(extended);
-                Ok(Decision::Commit(Box::new(plan)))
+                let change = self.change(definition, attempt.table.metadata())?;
+                Ok::<_, TableError>(change.map_or(Decision::Nothing, |plan| Decision::Commit(Box::new(plan))))
             })
             .await?;
         Ok(())
+    }
+
+    /// Refuses files whose values would vanish: a column that they have was dropped after they were staged.
+    fn ensure_columns(&self, files: &[DataFile], metadata: &TableMetadata) -> Result<()> {
+        let schema = metadata.current_schema();
+        let gone = files.iter().flat_map(|file| file.column_sizes().keys()).find(|id| schema.field_by_id(**id).is_none());
+        match gone {
+            Some(field_id) => Err(TableError::ColumnGone { table: self.table.clone(), field_id: *field_id }),
+            None => Ok(()),
+        }
     }
 
     async fn load(&self) -> Result<iceberg::table::Table> {
@@ -104,13 +146,12 @@ impl IcebergTable {
     fn layout(&self, table: &iceberg::table::Table, commit: &Commit) -> Result<Arc<FileLayout>> {
         let metadata = table.metadata();
         let token: String = commit.token.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
-        let sort_by = metadata.properties().get(SORT_BY).map(String::as_str).unwrap_or_default();
         Ok(Arc::new(FileLayout {
             table: self.table.clone(),
             schema: metadata.current_schema().clone(),
             arrow: schema::file_schema(&self.table, metadata.current_schema())?,
             spec: metadata.default_partition_spec().clone(),
-            sort_by: sort_by.split(',').filter(|column| !column.is_empty()).map(str::to_owned).collect(),
+            sort_by: sort_columns(metadata),
             io: table.file_io().clone(),
             // Flat: partition values live in the metadata, so no reader has to agree on how to encode them in a path.
             folder: format!("{}/data", metadata.location()),
@@ -125,6 +166,9 @@ impl IcebergTable {
         let latest = ledger::of_interval(&self.table, table.metadata().properties(), commit)?;
         if latest.as_ref().is_some_and(|entry| entry.token == commit.token) {
             return Ok(None);
+        }
+        if let StagedContent::Files(files) = &staged.content {
+            self.ensure_columns(files, table.metadata())?;
         }
         let files = IcebergFiles { name: &self.table, table };
         let changes = changes(&files, self.layout(table, commit)?, staged, commit, latest.as_ref()).await?;
@@ -245,6 +289,16 @@ impl Table for IcebergTable {
     async fn snapshot(&self) -> Result<Option<String>> {
         Ok(self.load().await?.metadata().current_snapshot_id().map(|id| id.to_string()))
     }
+}
+
+fn owner_of(metadata: &TableMetadata) -> &str {
+    metadata.properties().get(OWNER).map_or("another writer", String::as_str)
+}
+
+/// The columns that rows of a file are sorted by.
+fn sort_columns(metadata: &TableMetadata) -> Vec<String> {
+    let text = metadata.properties().get(SORT_BY).map(String::as_str).unwrap_or_default();
+    text.split(',').filter(|column| !column.is_empty()).map(str::to_owned).collect()
 }
 
 fn initial_properties(definition: &TableDef) -> HashMap<String, String> {

@@ -18,6 +18,7 @@ mod definition;
 mod delta_files;
 mod delta_table;
 mod error;
+mod evolution;
 mod filter;
 mod folder;
 mod iceberg_table;
@@ -41,6 +42,7 @@ mod writer;
 pub use conform::conform;
 pub use definition::{InvalidPartitionField, PartitionField, TableDef, TableFormat, Transform};
 pub use error::{TableError, delta_reason};
+pub use evolution::{Change, Declared, Evolution};
 pub use table::{BatchStream, BoxError, Commit, Committed, Staged, Table, WriteMode, one_stream};
 pub use tables::{CATALOG_NAME, Tables};
 

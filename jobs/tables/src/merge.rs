@@ -251,6 +251,8 @@ impl KeyRange {
             (PrimitiveLiteral::Boolean(value), DataType::Boolean) => Arc::new(BooleanArray::from(vec![*value])),
             (PrimitiveLiteral::Int(value), DataType::Int32) => Arc::new(Int32Array::from(vec![*value])),
             (PrimitiveLiteral::Int(value), DataType::Date32) => Arc::new(Date32Array::from(vec![*value])),
+            // A file from before the column became long.
+            (PrimitiveLiteral::Int(value), DataType::Int64) => Arc::new(Int64Array::from(vec![i64::from(*value)])),
             (PrimitiveLiteral::Long(value), DataType::Int64) => Arc::new(Int64Array::from(vec![*value])),
             (PrimitiveLiteral::Long(value), DataType::Timestamp(_, zone)) => {
                 Arc::new(TimestampMicrosecondArray::from(vec![*value]).with_timezone_opt(zone.clone()))

@@ -3,7 +3,8 @@
 //! Readers through [`Table::provider`] see whole commits. Readers that list the folder may see a mix during a commit, since replaced files
 //! are deleted right after it. Files carry the interval and the token in their names and lie in `name=value` folders of their partition.
 
-use crate::definition::{TableDef, show_partitions};
+use crate::definition::TableDef;
+use crate::evolution::{self, Evolution, Planned};
 use crate::folder::folder_of;
 use crate::ledger::{self, Entry};
 use crate::parquet_manifest::{self as manifest, File, Manifest, Recorded};
@@ -58,20 +59,40 @@ impl ParquetTable {
             manifest::put(layer, &this.folder, &first).await?;
         }
         for _ in 0..ATTEMPTS {
-            let current = this.load().await?;
-            this.check(definition, &current)?;
-            let last_column_id = current.schema.highest_field_id();
-            let Some(extended) = schema::evolve(definition, &current.schema, last_column_id)? else {
+            let Some(next) = this.change(definition, this.load().await?)? else {
                 registry::register(db, TableFormat::Parquet, &this.table).await?;
                 return Ok(this);
             };
-            let next = Manifest { generation: current.generation + 1, schema: extended, replaced: Vec::new(), ..current };
             manifest::put(layer, &this.folder, &next).await?;
         }
         Err(TableError::Conflict { table: this.table, attempts: ATTEMPTS })
     }
 
-    fn check(&self, definition: &TableDef, current: &Manifest) -> Result<()> {
+    /// What the definition makes of the table; nothing is written.
+    pub(crate) async fn evolution(&self, definition: &TableDef) -> Result<Evolution> {
+        let current = self.load().await?;
+        let Planned { changes, refused, .. } = self.planned(definition, &current)?;
+        let mut evolution = Evolution { exists: true, changes, refused };
+        if current.owner != definition.owner {
+            evolution.refused.insert(0, format!("it belongs to pipeline {}, not to {}", current.owner, definition.owner));
+        }
+        Ok(evolution)
+    }
+
+    pub(crate) async fn ensure_fits(&self, definition: &TableDef) -> Result<()> {
+        self.change(definition, self.load().await?).map(drop)
+    }
+
+    fn planned(&self, definition: &TableDef, current: &Manifest) -> Result<Planned> {
+        // Types that no table can hold are a fault of the definition, whatever the table is.
+        schema::to_iceberg(definition)?;
+        let spec = self.spec(current)?;
+        let existing = schema::existing(TableFormat::Parquet, &self.table, &current.schema, spec.fields(), current.sort_by.clone())?;
+        Ok(evolution::plan(definition, &existing))
+    }
+
+    /// The manifest that the definition asks for after `current`; none when nothing is to change.
+    fn change(&self, definition: &TableDef, current: Manifest) -> Result<Option<Manifest>> {
         if current.owner != definition.owner {
             return Err(TableError::OwnedByOther {
                 table: self.table.clone(),
@@ -79,16 +100,16 @@ impl ParquetTable {
                 asking: definition.owner.clone(),
             });
         }
-        let partitions = show_partitions(current.partition_by.iter().cloned());
-        if partitions != definition.partition_text() {
-            return Err(TableError::LayoutMismatch {
-                table: self.table.clone(),
-                what: "partitions",
-                existing: partitions,
-                defined: definition.partition_text(),
-            });
+        let planned = self.planned(definition, &current)?;
+        if !planned.refused.is_empty() {
+            return Err(TableError::SchemaMismatch { table: self.table.clone(), refused: planned.refused });
         }
-        Ok(())
+        if planned.changes.is_empty() {
+            return Ok(None);
+        }
+        let schema = schema::evolved(definition, &current.schema, current.schema.highest_field_id(), &planned.columns)?;
+        let (generation, sort_by) = (current.generation + 1, definition.sort_by.clone());
+        Ok(Some(Manifest { generation, schema, sort_by, replaced: Vec::new(), ..current }))
     }
 
     async fn load(&self) -> Result<Manifest> {
@@ -100,21 +121,25 @@ impl ParquetTable {
         TableError::Corrupt { table: self.table.clone(), what: self.layer.uri(&self.folder), reason }
     }
 
-    fn layout(&self, current: &Manifest, commit: &Commit) -> Result<Arc<FileLayout>> {
-        let iceberg = Arc::new(current.schema.clone());
-        let mut spec = PartitionSpec::builder(iceberg.clone());
+    fn spec(&self, current: &Manifest) -> Result<PartitionSpec> {
+        let mut spec = PartitionSpec::builder(current.schema.clone());
         for text in &current.partition_by {
             let field: PartitionField = text.parse().map_err(|error: crate::InvalidPartitionField| self.corrupt(error.to_string()))?;
             let added = spec.add_partition_field(&field.column, field.name(), field.iceberg_transform());
             spec = added.map_err(TableError::iceberg(&self.table))?;
         }
+        spec.build().map_err(TableError::iceberg(&self.table))
+    }
+
+    fn layout(&self, current: &Manifest, commit: &Commit) -> Result<Arc<FileLayout>> {
+        let iceberg = Arc::new(current.schema.clone());
         let token: String = commit.token.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
         // The name of an attempt's files is its own: two attempts that are alive at once never write over each other.
         let attempt = &Uuid::new_v4().simple().to_string()[..8];
         Ok(Arc::new(FileLayout {
             table: self.table.clone(),
             arrow: schema::file_schema(&self.table, &iceberg)?,
-            spec: Arc::new(spec.build().map_err(TableError::iceberg(&self.table))?),
+            spec: Arc::new(self.spec(current)?),
             schema: iceberg,
             sort_by: current.sort_by.clone(),
             io: ObjectStoreIo::new().with_store(self.layer.root_uri(), self.layer.object_store()).file_io(),

@@ -16,9 +16,11 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
 use futures::{StreamExt, TryStreamExt};
 use iceberg::scan::FileScanTask;
+use iceberg::spec::Type;
 use iceberg::table::Table;
 use lakehouse_contract::TableRef;
 use std::any::Any;
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -39,22 +41,37 @@ impl IcebergProvider {
         Ok(Self { table, snapshot, schema })
     }
 
+    /// Ids of columns that had another type once.
+    ///
+    /// The planner of the `iceberg` crate takes bounds of the old type for bounds that no value of the new type fits, and would skip files
+    /// that hold rows: no file is skipped by these columns.
+    fn widened(&self) -> HashSet<i32> {
+        let metadata = self.table.metadata();
+        let fields = metadata.current_schema().as_struct().fields().iter();
+        let differs = |id: i32, kind: &Type| {
+            metadata.schemas_iter().any(|schema| schema.field_by_id(id).is_some_and(|field| *field.field_type != *kind))
+        };
+        fields.filter(|field| differs(field.id, &field.field_type)).map(|field| field.id).collect()
+    }
+
     /// The files to read, each with the current schema and the projected columns.
     async fn tasks(&self, filters: &[Expr], columns: &[String]) -> iceberg::Result<Vec<FileScanTask>> {
         let metadata = self.table.metadata();
         let Some(snapshot) = self.snapshot.map_or(metadata.current_snapshot(), |id| metadata.snapshot_by_id(id)) else {
             return Ok(Vec::new());
         };
-        // Planning knows only the columns that the snapshot had; reading fills later ones with null.
+        // Planning knows only the columns that the snapshot had, by the names and types of then; reading fills later ones with null.
         let then = snapshot.schema(metadata)?;
-        let known = columns.iter().filter(|name| then.field_by_name(name).is_some());
+        let current = metadata.current_schema();
+        let ids: Vec<i32> = columns.iter().filter_map(|name| current.field_id_by_name(name)).collect();
+        let known = ids.iter().filter_map(|id| then.name_by_field_id(*id));
         let mut scan = self.table.scan().snapshot_id(snapshot.snapshot_id()).select(known);
-        if let Some(predicate) = filter::conjunction(filters, &then) {
+        let widened = self.widened();
+        let names = filter::Columns { visible: current, planned: &then, left_out: &widened };
+        if let Some(predicate) = filter::conjunction(filters, names) {
             scan = scan.with_filter(predicate);
         }
         let mut tasks: Vec<FileScanTask> = scan.build()?.plan_files().await?.try_collect().await?;
-        let current = metadata.current_schema();
-        let ids: Vec<i32> = columns.iter().filter_map(|name| current.field_id_by_name(name)).collect();
         let evolved = metadata.schemas_iter().len() > 1;
         for task in &mut tasks {
             task.schema = current.clone();
@@ -88,7 +105,9 @@ impl TableProvider for IcebergProvider {
 
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         let schema = self.table.metadata().current_schema();
-        let support = filters.iter().map(|expression| match filter::predicate(expression, schema) {
+        let widened = self.widened();
+        let columns = filter::Columns { visible: schema, planned: schema, left_out: &widened };
+        let support = filters.iter().map(|expression| match filter::predicate(expression, columns) {
             Some(_) => TableProviderFilterPushDown::Inexact,
             None => TableProviderFilterPushDown::Unsupported,
         });

@@ -1,11 +1,12 @@
 //! Schemas: from a definition to Iceberg, back to what readers see, and what may change of an existing one.
 
-use crate::{Result, TableDef, TableError};
+use crate::evolution::{Existing, ExistingPartition, PlannedColumn};
+use crate::{PartitionField, Result, TableDef, TableError, TableFormat};
 use arrow::datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef, TimeUnit};
 use iceberg::arrow::schema_to_arrow_schema;
 use iceberg::spec::{
-    NestedField, NullOrder, PartitionSpec, PrimitiveType, Schema, SortDirection, SortField, SortOrder, Transform, Type,
-    UnboundPartitionSpec,
+    NestedField, NullOrder, PartitionField as PartitionFieldOf, PrimitiveType, Schema, SortDirection, SortField, SortOrder, Transform,
+    Type, UnboundPartitionSpec,
 };
 use lakehouse_contract::TableRef;
 use std::sync::Arc;
@@ -89,46 +90,44 @@ pub(crate) fn sort_order(definition: &TableDef, schema: &Schema) -> Result<SortO
     order.map_err(TableError::iceberg(&definition.table))
 }
 
-/// The partition fields of an existing spec, written as in a definition.
-pub(crate) fn show_spec(spec: &PartitionSpec, schema: &Schema) -> String {
-    crate::definition::show_partitions(spec.fields().iter().map(|field| {
-        let column = schema.name_by_field_id(field.source_id).unwrap_or("?");
-        match field.transform {
-            Transform::Identity => column.to_owned(),
-            Transform::Bucket(buckets) => format!("bucket({buckets}, {column})"),
-            Transform::Truncate(width) => format!("truncate({width}, {column})"),
-            other => format!("{other}({column})"),
-        }
-    }))
+/// An existing table as the planner of changes sees it.
+pub(crate) fn existing(
+    format: TableFormat,
+    table: &TableRef,
+    schema: &Schema,
+    partitions: &[PartitionFieldOf],
+    sort_by: Vec<String>,
+) -> Result<Existing> {
+    let columns = reader_schema(file_schema(table, schema)?.as_ref()).fields().iter().cloned().collect();
+    let partitions = partitions.iter().map(|field| ExistingPartition {
+        name: field.name.clone(),
+        column: schema.name_by_field_id(field.source_id).unwrap_or("?").to_owned(),
+        transform: PartitionField::transform_of(field.transform),
+    });
+    Ok(Existing { format, columns, partitions: partitions.collect(), sort_by })
 }
 
-/// The schema that `definition` asks of a table with `existing`: none when nothing is to change.
-///
-/// # Errors
-/// [`TableError::SchemaMismatch`] for a column that is missing or has another type, or a new one that is required.
-pub(crate) fn evolve(definition: &TableDef, existing: &Schema, last_column_id: i32) -> Result<Option<Schema>> {
-    let mismatch = |reason: String| TableError::SchemaMismatch { table: definition.table.clone(), reason };
-    let wanted = to_iceberg(definition)?;
-    for field in existing.as_struct().fields() {
-        let Some(same) = wanted.field_by_name(&field.name) else {
-            return Err(mismatch(format!("column {} of the table is not in the definition", field.name)));
-        };
-        if same.field_type != field.field_type {
-            return Err(mismatch(format!("column {} is {}, the definition says {}", field.name, field.field_type, same.field_type)));
-        }
+/// The schema with the planned columns: those of the table keep their ids, new ones get ids that no column of the table ever had.
+pub(crate) fn evolved(definition: &TableDef, existing: &Schema, last_column_id: i32, columns: &[PlannedColumn]) -> Result<Schema> {
+    let table = &definition.table;
+    let before = existing.as_struct().fields();
+    let mut new_ids = last_column_id + 1..;
+    let mut fields = Vec::with_capacity(columns.len());
+    for column in columns {
+        let wanted = &column.field;
+        let kind = Type::Primitive(primitive(table, wanted)?);
+        fields.push(match column.source.and_then(|source| before.get(source)) {
+            Some(old) => {
+                let mut field = old.as_ref().clone();
+                field.name.clone_from(wanted.name());
+                field.required = !wanted.is_nullable();
+                *field.field_type = kind;
+                Arc::new(field)
+            }
+            None => Arc::new(NestedField::new(new_ids.next().unwrap_or_default(), wanted.name(), kind, !wanted.is_nullable())),
+        });
     }
-    let added: Vec<_> = wanted.as_struct().fields().iter().filter(|field| existing.field_by_name(&field.name).is_none()).collect();
-    if added.is_empty() {
-        return Ok(None);
-    }
-    let mut fields = existing.as_struct().fields().to_vec();
-    for (id, field) in (last_column_id + 1..).zip(added) {
-        if field.required {
-            return Err(mismatch(format!("new column {} is required, but the table has rows without it", field.name)));
-        }
-        fields.push(Arc::new(NestedField::optional(id, &field.name, field.field_type.as_ref().clone())));
-    }
-    Schema::builder().with_fields(fields).build().map(Some).map_err(TableError::iceberg(&definition.table))
+    Schema::builder().with_fields(fields).build().map_err(TableError::iceberg(table))
 }
 
 /// The Arrow schema that files are written with: field ids in the metadata, zone `+00:00`.

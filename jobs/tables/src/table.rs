@@ -83,7 +83,8 @@ pub struct Committed {
 pub struct Staged {
     pub(crate) content: StagedContent,
     pub(crate) rows: u64,
-    /// Where only files staged on the latest commit of the interval can be committed: the snapshot of that commit.
+    /// What the files were staged on, where they can be committed on nothing else: the snapshot of the interval's latest commit (Parquet), the
+    /// schema (Delta).
     pub(crate) onto: Option<String>,
 }
 

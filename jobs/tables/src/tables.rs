@@ -3,7 +3,7 @@
 use crate::delta_table::{DeltaTable, Logs};
 use crate::iceberg_table::IcebergTable;
 use crate::parquet_table::ParquetTable;
-use crate::{Result, Table, TableDef, TableError, TableFormat, registry};
+use crate::{Evolution, Result, Table, TableDef, TableError, TableFormat, registry};
 use iceberg_commit::{ObjectStoreIo, SqlCatalog};
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, Layer, LayerStore, Storage};
@@ -51,23 +51,66 @@ impl Tables {
         &self.db
     }
 
-    /// The table of a definition: created when absent, extended by columns that the definition adds, and otherwise checked.
+    /// What [`Tables::ensure`] would do for a definition; nothing is written.
     ///
     /// # Errors
-    /// [`TableError::OwnedByOther`], [`TableError::SchemaMismatch`], [`TableError::LayoutMismatch`], [`TableError::Definition`].
+    /// [`TableError::Definition`] for a definition that no table can have; what the catalog or the store say.
+    pub async fn plan(&self, definition: &TableDef) -> Result<Evolution> {
+        definition.validate()?;
+        Ok(match self.format_of(&definition.table).await? {
+            None => {
+                crate::schema::to_iceberg(definition)?;
+                Evolution::default()
+            }
+            Some(existing) if existing != definition.format => {
+                Evolution { exists: true, refused: vec![other_format(existing, definition)], ..Evolution::default() }
+            }
+            Some(TableFormat::Iceberg) => {
+                IcebergTable::open(&self.catalog, &self.db, &definition.table).await?.evolution(definition).await?
+            }
+            Some(TableFormat::Parquet) => {
+                ParquetTable::open(&self.db, self.layer_of(&definition.table)?, &definition.table).await?.evolution(definition).await?
+            }
+            Some(TableFormat::Delta) => self.delta(&definition.table)?.evolution(definition).await?,
+        })
+    }
+
+    /// Checks what [`Tables::ensure`] checks, and changes nothing.
+    ///
+    /// # Errors
+    /// As [`Tables::ensure`].
+    pub async fn ensure_fits(&self, definition: &TableDef) -> Result<()> {
+        definition.validate()?;
+        match self.existing_format(definition).await? {
+            None => crate::schema::to_iceberg(definition).map(drop),
+            Some(TableFormat::Iceberg) => {
+                IcebergTable::open(&self.catalog, &self.db, &definition.table).await?.ensure_fits(definition).await
+            }
+            Some(TableFormat::Parquet) => {
+                ParquetTable::open(&self.db, self.layer_of(&definition.table)?, &definition.table).await?.ensure_fits(definition).await
+            }
+            Some(TableFormat::Delta) => self.delta(&definition.table)?.ensure_fits(definition).await,
+        }
+    }
+
+    /// The format of an existing table, which must be that of the definition.
+    async fn existing_format(&self, definition: &TableDef) -> Result<Option<TableFormat>> {
+        match self.format_of(&definition.table).await? {
+            Some(existing) if existing != definition.format => {
+                Err(TableError::SchemaMismatch { table: definition.table.clone(), refused: vec![other_format(existing, definition)] })
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// The table of a definition: created when absent, otherwise changed into what the definition describes, in one commit.
+    ///
+    /// # Errors
+    /// [`TableError::OwnedByOther`], [`TableError::SchemaMismatch`], [`TableError::Definition`].
     pub async fn ensure(&self, definition: &TableDef) -> Result<Arc<dyn Table>> {
         definition.validate()?;
         let layer = self.layer_of(&definition.table)?;
-        if let Some(existing) = self.format_of(&definition.table).await?
-            && existing != definition.format
-        {
-            return Err(TableError::LayoutMismatch {
-                table: definition.table.clone(),
-                what: "format",
-                existing: existing.to_string(),
-                defined: definition.format.to_string(),
-            });
-        }
+        self.existing_format(definition).await?;
         Ok(match definition.format {
             TableFormat::Iceberg => Arc::new(IcebergTable::ensure(&self.catalog, &self.db, layer, definition).await?),
             TableFormat::Parquet => Arc::new(ParquetTable::ensure(&self.db, layer, definition).await?),
@@ -81,8 +124,12 @@ impl Tables {
             None => None,
             Some(TableFormat::Iceberg) => Some(Arc::new(IcebergTable::open(&self.catalog, &self.db, table).await?)),
             Some(TableFormat::Parquet) => Some(Arc::new(ParquetTable::open(&self.db, self.layer_of(table)?, table).await?)),
-            Some(TableFormat::Delta) => Some(Arc::new(DeltaTable::open(&self.logs, &self.db, self.layer_of(table)?, table)?)),
+            Some(TableFormat::Delta) => Some(Arc::new(self.delta(table)?)),
         })
+    }
+
+    fn delta(&self, table: &TableRef) -> Result<DeltaTable> {
+        DeltaTable::open(&self.logs, &self.db, self.layer_of(table)?, table)
     }
 
     /// Names of the tables of a namespace, ordered.
@@ -116,4 +163,12 @@ impl Tables {
         };
         Ok(self.storage.layer(layer)?)
     }
+}
+
+fn other_format(existing: TableFormat, definition: &TableDef) -> String {
+    format!(
+        "it has the format {existing}, the definition says {}: an existing table keeps its format; give the table another name and run its \
+         intervals again",
+        definition.format
+    )
 }

@@ -1,9 +1,11 @@
 //! CSV as in RFC 4180, with a header. An unquoted empty field is null, a quoted one is empty text. Of columns with the
 //! same name the last counts. A record with another number of fields than the header is malformed.
 
+use std::borrow::Cow;
+
 use lakehouse_contract::StageFailure;
 
-use super::{Raw, malformed, pointer, raw_ranges, value::Value, whole_unit};
+use super::{Raw, malformed, pointer, raw_ranges, unknown::Collector, value::Value, whole_unit};
 use crate::{
     rows::{RowBuilder, Rows},
     schema::TablePlan,
@@ -32,6 +34,8 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
             names.iter().rposition(|name| *name == token)
         })
         .collect();
+    let mut unknown = Collector::new(plan.unknown);
+    let unknown_names = plan.unknown.columns(names.iter().map(String::as_str), &plan.record);
     let mut ranges = Vec::new();
     let mut slots = vec![Value::Missing; wanted.len()];
     while let Some(record) = records.next(&mut fields) {
@@ -49,7 +53,8 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
                 for (slot, field) in slots.iter_mut().zip(&wanted) {
                     *slot = field.map_or(Value::Missing, |field| values[field]);
                 }
-                builder.push(&slots, &[])?;
+                let unknown = unknown.of_fields(&unknown_names, |field| text(values[field]), &builder)?;
+                builder.push(&slots, &[], unknown)?;
             }
         }
     }
@@ -71,10 +76,15 @@ impl std::fmt::Display for Fault {
 }
 
 fn name(value: Value<'_>) -> String {
+    text(value).unwrap_or_default().into_owned()
+}
+
+/// What a field says; none for an unquoted empty one.
+fn text(value: Value<'_>) -> Option<Cow<'_, str>> {
     match value {
-        Value::Text(text) => text.to_owned(),
-        Value::Doubled(text) => text.replace("\"\"", "\""),
-        _ => String::new(),
+        Value::Text(text) => Some(text.into()),
+        Value::Doubled(text) => Some(text.replace("\"\"", "\"").into()),
+        _ => None,
     }
 }
 

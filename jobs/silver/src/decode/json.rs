@@ -8,6 +8,7 @@ use super::{
     malformed, not_an_object, raw_ranges,
     record::Reader,
     scan::{Malformed, Scanner},
+    unknown::Collector,
     value::Value,
     whole_unit,
 };
@@ -55,7 +56,8 @@ fn rows<'u>(
     records: &[&str],
     document: &[Value<'_>],
 ) -> Result<(Rows, Raw<'u>), StageFailure> {
-    let mut reader = Reader::new(&plan.record);
+    let mut unknown = Collector::new(plan.unknown);
+    let mut reader = unknown.reader(&plan.record);
     let mut slots = vec![Value::Missing; plan.record.len()];
     let mut ranges = Vec::with_capacity(records.len());
     for record in records {
@@ -64,7 +66,10 @@ fn rows<'u>(
         match reader.read(record, &mut slots) {
             Err(fault) => builder.refuse(malformed(fault)),
             Ok(()) if !record.starts_with('{') => builder.refuse(not_an_object()),
-            Ok(()) => builder.push(&slots, document)?,
+            Ok(()) => {
+                let unknown = unknown.of_record(&reader, record, &builder)?;
+                builder.push(&slots, document, unknown)?;
+            }
         }
     }
     let raw = raw_ranges(unit, ranges);

@@ -8,6 +8,7 @@ mod parquet;
 pub(crate) mod pointer;
 pub(crate) mod record;
 pub(crate) mod scan;
+pub(crate) mod unknown;
 pub(crate) mod value;
 
 use lakehouse_contract::{Decode, StageFailure};

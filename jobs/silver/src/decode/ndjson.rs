@@ -2,7 +2,7 @@
 
 use lakehouse_contract::StageFailure;
 
-use super::{Raw, malformed, not_an_object, raw_ranges, record::Reader, value::Value};
+use super::{Raw, malformed, not_an_object, raw_ranges, unknown::Collector, value::Value};
 use crate::{
     cut::{EXCERPT, too_long},
     rows::{Refused, RowBuilder, Rows},
@@ -16,7 +16,8 @@ const LINE: usize = 160;
 pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -> Result<(Rows, Raw<'u>), StageFailure> {
     let bytes: &[u8] = &unit.bytes;
     let mut builder = RowBuilder::new(plan, unit, facts, bytes.len() / LINE + 1);
-    let mut reader = Reader::new(&plan.record);
+    let mut unknown = Collector::new(plan.unknown);
+    let mut reader = unknown.reader(&plan.record);
     let mut slots = vec![Value::Missing; plan.record.len()];
     let mut ranges = Vec::with_capacity(bytes.len() / LINE + 1);
     // Checked once as a whole; only when that fails is every line checked by itself.
@@ -40,7 +41,10 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
         match reader.read(line, &mut slots) {
             Err(fault) => builder.refuse(malformed(fault)),
             Ok(()) if !line.trim_start().starts_with('{') => builder.refuse(not_an_object()),
-            Ok(()) => builder.push(&slots, &[])?,
+            Ok(()) => {
+                let unknown = unknown.of_record(&reader, line, &builder)?;
+                builder.push(&slots, &[], unknown)?;
+            }
         }
     }
     let raw = raw_ranges(unit, ranges);

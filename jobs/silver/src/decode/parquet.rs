@@ -14,10 +14,11 @@ use arrow::{
     json::LineDelimitedWriter,
 };
 use lakehouse_api::pipeline::TimeUnit;
-use lakehouse_contract::StageFailure;
+use lakehouse_contract::{Reason, StageFailure};
 
 use super::{
     Raw, malformed, pointer,
+    unknown::{Collector, Unknown},
     value::{Value, Zone},
 };
 use crate::{
@@ -43,15 +44,55 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
         .iter()
         .map(|text| pointer::tokens(text).ok().and_then(|tokens| tokens.into_iter().next()).unwrap_or_default())
         .collect();
+    let mut unknown = Collector::new(plan.unknown);
     for batch in &batches {
+        let others = match plan.unknown {
+            Unknown::Ignore => Others::default(),
+            Unknown::Capture | Unknown::Fail => Others::of(plan, unit, batch)?,
+        };
         let columns: Vec<Cells> = names.iter().map(|name| batch.column_by_name(name).map_or(Cells::Missing, cells)).collect();
         for row in 0..batch.num_rows() {
             let slots: Vec<Value<'_>> = columns.iter().map(|column| column.value(row)).collect();
-            builder.push(&slots, &[])?;
+            let unknown = others.of_row(row, &mut unknown, &builder)?;
+            builder.push(&slots, &[], unknown)?;
         }
     }
     let raw: Raw<'u> = Box::new(move |ordinal| json_of(&batches, ordinal as usize));
     Ok((builder.finish(&raw)?, raw))
+}
+
+/// The columns of a batch that no column of the table takes.
+#[derive(Default)]
+struct Others {
+    names: Vec<(usize, String)>,
+    /// Per row a JSON object without its nulls.
+    objects: Vec<String>,
+}
+
+impl Others {
+    /// # Errors
+    /// `SchemaMismatch` when they are to be kept and have a type that JSON cannot show.
+    fn of(plan: &TablePlan, unit: &Unit, batch: &RecordBatch) -> Result<Self, StageFailure> {
+        let names = plan.unknown.columns(batch.schema_ref().fields().iter().map(|field| field.name().as_str()), &plan.record);
+        if names.is_empty() || plan.unknown == Unknown::Fail {
+            return Ok(Self { names, objects: Vec::new() });
+        }
+        let indices: Vec<usize> = names.iter().map(|(index, _)| *index).collect();
+        let lines = batch.project(&indices).and_then(|others| json_lines(&others)).map_err(|error| {
+            let message = format!("{}: object {}: fields that no column takes cannot be kept: {error}", plan.table, unit.object);
+            StageFailure::new(Reason::SchemaMismatch, message)
+        })?;
+        Ok(Self { names, objects: lines.lines().map(str::to_owned).collect() })
+    }
+
+    fn of_row<'a>(&'a self, row: usize, unknown: &'a mut Collector, builder: &RowBuilder<'_>) -> Result<Value<'a>, StageFailure> {
+        match self.objects.get(row) {
+            Some(object) if object == "{}" => Ok(Value::Null),
+            Some(object) => Ok(Value::Container(object)),
+            // Nothing to keep: the names alone decide.
+            None => unknown.of_fields(&self.names, |_| None, builder),
+        }
+    }
 }
 
 fn read(unit: &Unit) -> Result<Vec<RecordBatch>, ArrowError> {

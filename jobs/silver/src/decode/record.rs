@@ -4,6 +4,8 @@
 //! which key stood where; the next record's key is then compared with the remembered one instead of being looked up.
 //! Of keys that occur twice in an object the last wins.
 
+use std::ops::Range;
+
 use super::{
     pointer,
     scan::{Malformed, Open, Scanner},
@@ -12,6 +14,9 @@ use super::{
 
 /// Most keys of one object whose order is remembered.
 const REMEMBERED: usize = 256;
+
+/// The node of the record itself.
+const ROOT: usize = 0;
 
 /// The pointers to read from a record; slot n holds the value of the n-th distinct pointer.
 #[derive(Clone, Debug)]
@@ -67,6 +72,11 @@ impl Pointers {
         Ok(slot)
     }
 
+    /// Whether a pointer goes through the field `name` of a record.
+    pub(crate) fn names(&self, name: &str) -> bool {
+        self.nodes[ROOT].children.iter().any(|(key, _)| key == name)
+    }
+
     /// Number of slots.
     pub(crate) fn len(&self) -> usize {
         self.texts.len()
@@ -85,6 +95,18 @@ pub(crate) struct Reader<'p> {
     /// Per node: the keys in the order of the last record.
     orders: Vec<Vec<Remembered>>,
     open: Vec<Open>,
+    /// Whether fields that no pointer goes through are noted.
+    watching: bool,
+    unknown: Vec<Unknown>,
+}
+
+/// A field of a record that no pointer goes through, by its place in the record's text.
+#[derive(Clone, Debug)]
+pub(crate) struct Unknown {
+    /// The inside of the key's quotes, escapes and all.
+    pub(crate) key: Range<usize>,
+    /// The JSON text of the value.
+    pub(crate) value: Range<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -96,14 +118,25 @@ struct Remembered {
 
 impl<'p> Reader<'p> {
     pub(crate) fn new(pointers: &'p Pointers) -> Self {
-        Self { pointers, orders: vec![Vec::new(); pointers.nodes.len()], open: Vec::new() }
+        Self { pointers, orders: vec![Vec::new(); pointers.nodes.len()], open: Vec::new(), watching: false, unknown: Vec::new() }
+    }
+
+    /// A reader that notes the fields of each record that no pointer goes through.
+    pub(crate) fn watching(pointers: &'p Pointers) -> Self {
+        Self { watching: true, ..Self::new(pointers) }
+    }
+
+    /// These fields of the last record, in its order.
+    pub(crate) fn unknown(&self) -> &[Unknown] {
+        &self.unknown
     }
 
     /// Reads one JSON document into `slots`, whose length is that of the pointers. The scanned text must hold nothing else.
     pub(crate) fn read<'a>(&mut self, text: &'a str, slots: &mut [Value<'a>]) -> Result<(), Malformed> {
         slots.fill(Value::Missing);
+        self.unknown.clear();
         let mut scanner = Scanner::new(text);
-        self.value(0, &mut scanner, slots)?;
+        self.value(ROOT, &mut scanner, slots)?;
         scanner.end()
     }
 
@@ -126,7 +159,7 @@ impl<'p> Reader<'p> {
                 }
             }
             b'-' | b'0'..=b'9' => Value::Number(scanner.number()?),
-            b'{' if !node.children.is_empty() => {
+            b'{' if !node.children.is_empty() || (self.watching && at == ROOT) => {
                 scanner.at += 1;
                 self.object(at, scanner, slots)?;
                 Value::Container(scanner.since(start))
@@ -167,10 +200,18 @@ impl<'p> Reader<'p> {
         }
         for position in 0.. {
             scanner.take(b'"', "a key in quotes")?;
+            let key_start = scanner.at;
             let child = self.key(at, position, scanner)?;
+            let key_end = scanner.at - 1;
             scanner.take(b':', "`:`")?;
             match child {
                 Some(child) => self.value(child, scanner, slots)?,
+                None if self.watching && at == ROOT => {
+                    scanner.space();
+                    let start = scanner.at;
+                    scanner.skip(&mut self.open)?;
+                    self.unknown.push(Unknown { key: key_start..key_end, value: start..scanner.at });
+                }
                 None => scanner.skip(&mut self.open)?,
             }
             match scanner.space() {
@@ -294,6 +335,25 @@ mod tests {
         }
         reader.read(r#"{"a":3}"#, &mut slots).unwrap();
         assert_eq!(slots, [Value::Number("3"), Value::Missing]);
+    }
+
+    #[test]
+    fn fields_without_a_pointer_are_noted() {
+        let mut pointers = Pointers::default();
+        pointers.add("/a/b").unwrap();
+        let mut reader = Reader::watching(&pointers);
+        let mut slots = [Value::Missing];
+        let text = r#"{"a":{"b":1,"c":2}, "x" : [1, {"y":2}] ,"\u0061":3,"z":null}"#;
+        reader.read(text, &mut slots).unwrap();
+        let noted: Vec<_> = reader.unknown().iter().map(|field| (&text[field.key.clone()], &text[field.value.clone()])).collect();
+        assert_eq!(noted, [("x", r#"[1, {"y":2}]"#), ("z", "null")]);
+        reader.read(r#"{"a":{"b":1}}"#, &mut slots).unwrap();
+        assert_eq!((slots[0], reader.unknown().len()), (Value::Number("1"), 0));
+        // A record of a table without any pointer into it.
+        let none = Pointers::default();
+        let mut reader = Reader::watching(&none);
+        reader.read(text, &mut []).unwrap();
+        assert_eq!(reader.unknown().len(), 4);
     }
 
     #[test]

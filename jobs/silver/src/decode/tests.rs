@@ -21,8 +21,11 @@ use super::{
 const FACTS: RunFacts = RunFacts { interval_start: 0, interval_end: 86_400_000_000, processed_at: 7 };
 
 pub(crate) fn plan(columns: serde_json::Value, decode: Decode) -> TablePlan {
-    let table: SilverTable =
-        serde_json::from_value(serde_json::json!({"name": "t", "from": "s", "write": {"append": {}}, "columns": columns})).unwrap();
+    plan_of(serde_json::json!({"name": "t", "from": "s", "write": {"append": {}}, "columns": columns}), decode)
+}
+
+fn plan_of(table: serde_json::Value, decode: Decode) -> TablePlan {
+    let table: SilverTable = serde_json::from_value(table).unwrap();
     TablePlan::new(&ResolvedSilver { table, decode, max_record_bytes: 1 << 20, definition_digest: String::new() }, "local/p").unwrap()
 }
 
@@ -73,6 +76,43 @@ fn a_bad_line_harms_only_itself() {
         (16, "cast:id", "{\"id\":\"y\"}"),
     ];
     assert_eq!(refused, expected.map(|(position, rule, record)| (position, rule.to_owned(), record.to_owned())));
+}
+
+/// A table of `id`, and what becomes of all else.
+fn only_id(unknown: serde_json::Value, decode: Decode) -> TablePlan {
+    let columns = serde_json::json!([{"name": "id", "from": "/id", "type": "int"}]);
+    let write = serde_json::json!({"append": {}});
+    plan_of(serde_json::json!({"name": "t", "from": "s", "write": write, "columns": columns, "unknownFields": unknown}), decode)
+}
+
+#[test]
+fn fields_that_no_column_takes_are_kept_or_the_end() {
+    let capture = serde_json::json!({"capture": {"column": "more"}});
+    let kept = |decode, text: &str| decoded(&only_id(capture.clone(), decode), text.to_owned()).0;
+    let lines = "{\"id\":1,\"b\": 1.50 ,\"b\":[ 1 ],\"\\u00e9\\n\":\"\\t\"}\n{\"id\":2}\n{\"x\":null}";
+    assert_eq!(kept(Decode::Ndjson, lines), ["1|{\"b\":[1],\"\\u00e9\\n\":\"\\t\"}", "2|", "|{\"x\":null}"]);
+    assert_eq!(kept(Decode::Csv, "b,id,b,c\n0,1,\"x\"\"y\",\n,2,,\n"), ["1|{\"b\":\"x\\\"y\"}", "2|"]);
+    let failing = |decode, text: &str| decode_fails(&only_id(serde_json::json!({"fail": {}}), decode), text);
+    let expected = |name: &str, record| {
+        format!("SchemaMismatch: silver.t: object o, record {record}: no column takes the field `{name}`, and unknownFields says fail")
+    };
+    assert_eq!(failing(Decode::Ndjson, lines), Some(expected("b", 10)));
+    assert_eq!(failing(Decode::Ndjson, "{\"id\":1}\nbroken\n{\"id\":1,\"c\":2}"), Some(expected("c", 12)));
+    assert_eq!(failing(Decode::Csv, "id,c\n"), None, "no record has it");
+    assert_eq!(failing(Decode::Csv, "id,c\n1,\n"), Some(expected("c", 10)));
+    assert_eq!(failing(Decode::Ndjson, "{\"id\":1}"), None);
+}
+
+fn decode_fails(plan: &TablePlan, text: &str) -> Option<String> {
+    decode(plan, &unit(text.to_owned()), FACTS).err().map(|failure| failure.to_string())
+}
+
+#[test]
+fn a_record_of_very_many_fields_takes_no_longer_for_it() {
+    let fields: Vec<String> = (0..300_000).map(|number| format!("\"k{number}\":1")).collect();
+    let record = format!("{{{}}}", fields.join(","));
+    let plan = only_id(serde_json::json!({"capture": {"column": "more"}}), Decode::Json { records: String::new() });
+    assert_eq!(decoded(&plan, record.clone()).0, [format!("|{record}")]);
 }
 
 #[test]

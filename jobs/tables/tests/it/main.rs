@@ -6,6 +6,7 @@ mod commits;
 mod common;
 mod definitions;
 mod delta;
+mod evolution;
 mod parquet;
 mod readers;
 mod rows;

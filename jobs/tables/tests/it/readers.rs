@@ -6,9 +6,11 @@
 //! AWS variables and a bucket `LAKEHOUSE_TEST_BUCKET`), add a second round there.
 
 use crate::common::*;
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Field, Schema};
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{Bucket, Credentials, Layer, S3Options, Storage};
-use lakehouse_tables::{CATALOG_NAME, Table, TableDef, TableFormat, Tables, WriteMode};
+use lakehouse_tables::{CATALOG_NAME, Declared, Table, TableDef, TableFormat, Tables, WriteMode};
 use sqlx::Row;
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -62,7 +64,47 @@ async fn histories(tables: &Tables, format: TableFormat, suffix: &str) -> Vec<Ar
         }
         written.push(table);
     }
+    for (name, partitions, mode) in [("evolved_replaced", vec!["day(at)"], replace()), ("evolved_merged", vec!["bucket(3, id)"], merge())] {
+        written.push(evolved(tables, &format!("{name}{suffix}"), &partitions, mode).await);
+    }
     written
+}
+
+/// Rows as they were before the table of [`schema`] got its present columns: other names and places, narrower types, one more column.
+fn earlier_rows(batch: &RecordBatch) -> RecordBatch {
+    let column = |name: &str| batch.column_by_name(name).unwrap().clone();
+    let gone: ArrayRef = Arc::new(StringArray::from(vec!["gone"; batch.num_rows()]));
+    let columns = [("place", column("region")), ("gone", gone), ("id", column("id")), ("at", column("at")), ("cost", column("price"))];
+    RecordBatch::try_from_iter(columns).unwrap()
+}
+
+/// A table that was renamed, widened, reordered and shortened between its writes, with one old file rewritten and one left as it was.
+async fn evolved(tables: &Tables, name: &str, partitions: &[&str], mode: WriteMode) -> Arc<dyn Table> {
+    let mut present = definition(name);
+    present.partition_by = partitions.iter().map(|text| text.parse().unwrap()).collect();
+    present.declared.renamed = BTreeMap::from([("region", "place"), ("price", "cost")].map(|(new, old)| (new.to_owned(), old.to_owned())));
+    present.declared.dropped = vec!["gone".to_owned()];
+    present.sort_by = vec!["id".to_owned()];
+    let mut earlier = present.clone();
+    earlier.sort_by = vec!["gone".to_owned(), "place".to_owned()];
+    earlier.declared = Declared::default();
+    earlier.schema = Arc::new(Schema::new(vec![
+        Field::new("place", DataType::Utf8, true),
+        Field::new("gone", DataType::Utf8, true),
+        Field::new("id", DataType::Int32, false),
+        schema().field_with_name("at").unwrap().clone(),
+        Field::new("cost", DataType::Decimal128(20, 16), true),
+    ]));
+    let table = tables.ensure(&earlier).await.unwrap();
+    let old = earlier_rows(&rows(&[(1, 0, 12_345_678_901_234_567_890, Some("eu")), (2, 1, -5, Some(""))]));
+    write(&table, old, &commit_of("1", day(1), mode.clone())).await.unwrap();
+    let old = earlier_rows(&rows(&[(3, 24, 3, Some("us")), (4, 25, 4, Some("us"))]));
+    write(&table, old, &commit_of("2", day(2), mode.clone())).await.unwrap();
+    let table = tables.ensure(&present).await.unwrap();
+    let huge = 12_345_678_901_234_567_890_123_456_789_012_345_678_i128;
+    write(&table, rows(&[(1 << 40, 49, huge, None), (5, 50, 5, Some("eu"))]), &commit_of("3", day(3), mode.clone())).await.unwrap();
+    write(&table, rows(&[(3, 26, huge, Some("new"))]), &commit_of("4", day(2), mode)).await.unwrap();
+    table
 }
 
 #[tokio::test(flavor = "multi_thread")]

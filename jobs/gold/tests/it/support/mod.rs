@@ -55,6 +55,7 @@ impl Lake {
             Field::new("price", DataType::Decimal128(38, 16), true),
         ]));
         let definition = TableDef {
+            declared: lakehouse_tables::Declared::default(),
             table: TableRef::new("silver", "prices"),
             format: TableFormat::Iceberg,
             schema: schema.clone(),

@@ -7,7 +7,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use datafusion::prelude::SessionContext;
 use lakehouse_contract::{Interval, TableRef};
 use lakehouse_storage::Storage;
-use lakehouse_tables::{Commit, Committed, Result, Table, TableDef, TableFormat, Tables, WriteMode, one_stream};
+use lakehouse_tables::{Commit, Committed, Declared, Result, Table, TableDef, TableFormat, Tables, WriteMode, one_stream};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -68,6 +68,7 @@ pub fn definition_of(format: TableFormat, name: &str) -> TableDef {
         sort_by: Vec::new(),
         owner: OWNER.to_owned(),
         properties: BTreeMap::new(),
+        declared: Declared::default(),
     }
 }
 
