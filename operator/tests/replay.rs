@@ -64,6 +64,7 @@ fn termination(failure: Option<Reason>) -> String {
         contract: 1,
         failure,
         totals: Totals { rows_read: 20, rows_written: 19, rows_quarantined: 1, ..Totals::default() },
+        maintenance: None,
         tables: vec![("silver.coins".into(), Some("42".into()), 19)],
         report: Some("s3://silver/report.json".into()),
         report_digest: Some("00".repeat(32)),
@@ -81,7 +82,7 @@ impl World {
             definition: Definition::Known {
                 revision: "crypto-0123456789".into(),
                 kept: false,
-                stages: Stage::ALL.to_vec(),
+                stages: Stage::DEFAULT.to_vec(),
                 jobs: serde_json::from_value(json!({"retries": retries, "backoff": "30s", "ttlAfterFinished": "1h"})).unwrap(),
             },
             obstacle: None,

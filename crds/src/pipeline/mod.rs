@@ -2,6 +2,7 @@
 
 pub mod gold;
 pub mod jobs;
+pub mod maintenance;
 pub mod silver;
 pub mod source;
 pub mod table;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::IntervalGrain;
 pub use gold::{GoldModel, ModelTest, TestRow};
 pub use jobs::{JobSettings, Resources, StageSettings};
+pub use maintenance::{Compact, ExpireSnapshots, Maintenance, RemoveOrphans};
 pub use silver::{CastError, Column, Deduplicate, Expectation, Keep, Otherwise, SilverTable, TimeUnit};
 pub use source::{
     ClickstreamSource, CursorPaging, FileFormat, FilesSource, History, HttpSource, LinkPaging, NextPaging, OffsetPaging, PagePaging,
@@ -72,6 +74,9 @@ pub struct LakehousePipelineSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub gold: Vec<GoldModel>,
+    /// What the stage `maintenance` does to the tables. Absent: the pipeline has no such stage. It is no part of what decides rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
     /// Retries, timeouts and resources of the Jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs: Option<JobSettings>,

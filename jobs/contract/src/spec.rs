@@ -3,12 +3,12 @@
 use chrono::{DateTime, Utc};
 use lakehouse_api::{
     common::{IntervalGrain, Stage},
-    pipeline::{ClickstreamSource, FileFormat, GoldModel, History, Paging, PulseSource, SensorsSource, SilverTable},
+    pipeline::{ClickstreamSource, FileFormat, GoldModel, History, Maintenance, Paging, PulseSource, SensorsSource, SilverTable},
 };
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{Interval, RunId};
+use crate::{Interval, RunId, TableRef};
 
 /// What one attempt of one stage has to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -99,6 +99,14 @@ pub enum Work {
     Gold {
         /// The models, in the order of the definition; the job orders them by what they read.
         models: Vec<ResolvedGold>,
+    },
+    /// Maintain tables.
+    #[serde(rename_all = "camelCase")]
+    Maintenance {
+        /// The tables that the definition may write to; those that do not exist yet are passed over.
+        tables: Vec<TableRef>,
+        /// What to do to them.
+        settings: Maintenance,
     },
 }
 
@@ -233,6 +241,7 @@ impl StageSpec {
             Work::Ingest { .. } => Stage::Ingest,
             Work::Silver { .. } => Stage::Silver,
             Work::Gold { .. } => Stage::Gold,
+            Work::Maintenance { .. } => Stage::Maintenance,
         }
     }
 

@@ -23,6 +23,10 @@ pub struct Plan {
     pub schema: Option<Schema>,
     /// Whether to add a snapshot. Without one, only properties and schema change.
     pub snapshot: bool,
+    /// Whether all small manifests are merged into one, however few they are; otherwise they are once they are many.
+    pub merge_manifests: bool,
+    /// Snapshots to forget, as [`crate::expirable`] found them in the attempt's metadata.
+    pub expired: Vec<i64>,
     /// Files written for this attempt alone, deleted when the attempt surely failed.
     pub scratch: Vec<String>,
 }
@@ -39,6 +43,8 @@ impl Plan {
             removed_properties: Vec::new(),
             schema: None,
             snapshot: true,
+            merge_manifests: false,
+            expired: Vec::new(),
             scratch: Vec::new(),
         }
     }

@@ -1,11 +1,13 @@
 //! Iceberg tables: created or checked by a definition, written by snapshots that carry their commit token.
 
+use crate::compact::without_snapshot;
 use crate::definition::TableDef;
 use crate::folder::folder_of;
 use crate::ledger::{self, Entry};
 use crate::merge::MergeRules;
 use crate::provider::IcebergProvider;
 use crate::replace::IntervalRows;
+use crate::segments::{self, is_compacted};
 use crate::table::StagedContent;
 use crate::writer::{FileLayout, write_streams};
 use crate::{BatchStream, Commit, Committed, Result, Staged, Table, TableError, TableFormat, WriteMode, schema};
@@ -29,8 +31,8 @@ const SORT_BY: &str = "lakehouse.sort-by";
 /// An Iceberg table in the SQL catalog.
 #[derive(Clone, Debug)]
 pub(crate) struct IcebergTable {
-    table: TableRef,
-    catalog: Arc<SqlCatalog>,
+    pub(crate) table: TableRef,
+    pub(crate) catalog: Arc<SqlCatalog>,
     db: CatalogDb,
 }
 
@@ -66,10 +68,7 @@ impl IcebergTable {
 
     fn check(&self, definition: &TableDef, existing: &iceberg::table::Table) -> Result<()> {
         let metadata = existing.metadata();
-        let owner = metadata.properties().get(OWNER).map_or("another writer", String::as_str);
-        if owner != definition.owner {
-            return Err(TableError::OwnedByOther { table: self.table.clone(), owner: owner.to_owned(), asking: definition.owner.clone() });
-        }
+        self.check_owner(existing, &definition.owner)?;
         let partitions = schema::show_spec(metadata.default_partition_spec(), metadata.current_schema());
         if partitions != definition.partition_text() {
             return Err(TableError::LayoutMismatch {
@@ -78,6 +77,16 @@ impl IcebergTable {
                 existing: partitions,
                 defined: definition.partition_text(),
             });
+        }
+        Ok(())
+    }
+
+    /// # Errors
+    /// [`TableError::OwnedByOther`].
+    pub(crate) fn check_owner(&self, existing: &iceberg::table::Table, asking: &str) -> Result<()> {
+        let owner = existing.metadata().properties().get(OWNER).map_or("another writer", String::as_str);
+        if owner != asking {
+            return Err(TableError::OwnedByOther { table: self.table.clone(), owner: owner.to_owned(), asking: asking.to_owned() });
         }
         Ok(())
     }
@@ -97,13 +106,22 @@ impl IcebergTable {
         Ok(())
     }
 
-    async fn load(&self) -> Result<iceberg::table::Table> {
+    pub(crate) async fn load(&self) -> Result<iceberg::table::Table> {
         Ok(self.catalog.load_table(&self.table.namespace, &self.table.name).await?)
     }
 
     fn layout(&self, table: &iceberg::table::Table, commit: &Commit) -> Result<Arc<FileLayout>> {
-        let metadata = table.metadata();
         let token: String = commit.token.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        self.layout_with(table, format!("{token}-{}", Uuid::new_v4().simple()))
+    }
+
+    /// The layout of files that compaction writes, whose names say so.
+    pub(crate) fn compacted_layout(&self, table: &iceberg::table::Table) -> Result<Arc<FileLayout>> {
+        self.layout_with(table, format!("{}{}", segments::PREFIX, Uuid::new_v4().simple()))
+    }
+
+    fn layout_with(&self, table: &iceberg::table::Table, stem: String) -> Result<Arc<FileLayout>> {
+        let metadata = table.metadata();
         let sort_by = metadata.properties().get(SORT_BY).map(String::as_str).unwrap_or_default();
         Ok(Arc::new(FileLayout {
             table: self.table.clone(),
@@ -114,7 +132,7 @@ impl IcebergTable {
             io: table.file_io().clone(),
             // Flat: partition values live in the metadata, so no reader has to agree on how to encode them in a path.
             folder: format!("{}/data", metadata.location()),
-            stem: format!("{token}-{}", Uuid::new_v4().simple()),
+            stem,
             hive: false,
         }))
     }
@@ -132,7 +150,10 @@ impl IcebergTable {
             (WriteMode::Append, StagedContent::Files(files)) => {
                 plan.added = files.clone();
                 if let Some(earlier) = latest {
-                    plan.removed = self.appended_by(table, &earlier, commit).await?;
+                    let (removed, kept) = self.appended_by(table, &earlier, commit).await?;
+                    plan.scratch = paths(&kept);
+                    plan.removed = removed;
+                    plan.added.extend(kept);
                 }
             }
             (WriteMode::Overwrite, StagedContent::Files(files)) => {
@@ -186,11 +207,30 @@ impl IcebergTable {
         Ok(Some(plan))
     }
 
-    /// The live files of an earlier append, which must still hold all of its rows.
-    async fn appended_by(&self, table: &iceberg::table::Table, earlier: &Entry, commit: &Commit) -> Result<Vec<iceberg_commit::LiveFile>> {
-        let mut files = live_files(table).await?;
-        files.retain(|live| live.snapshot_id.to_string() == earlier.snapshot);
-        let found: u64 = files.iter().map(|live| live.file.record_count()).sum();
+    /// The live files with the rows of an earlier append, which must be all there, and files with what else is in them.
+    async fn appended_by(
+        &self,
+        table: &iceberg::table::Table,
+        earlier: &Entry,
+        commit: &Commit,
+    ) -> Result<(Vec<iceberg_commit::LiveFile>, Vec<DataFile>)> {
+        let snapshot = earlier.snapshot.parse::<i64>().unwrap_or_default();
+        let (compacted, mut removed): (Vec<_>, Vec<_>) = live_files(table).await?.into_iter().partition(|live| is_compacted(&live.file));
+        removed.retain(|live| live.snapshot_id == snapshot);
+        let mut found: u64 = removed.iter().map(|live| live.file.record_count()).sum();
+        let mut kept = Vec::new();
+        if found < earlier.rows {
+            let layout = self.compacted_layout(table)?;
+            for live in compacted {
+                let segments = segments::of_file(&self.table, table.file_io(), &live).await?;
+                let own: u64 = segments.iter().filter(|segment| segment.snapshot == snapshot).map(|segment| segment.rows).sum();
+                if own > 0 {
+                    found += own;
+                    kept.extend(without_snapshot(table, &layout, &live, kept.len(), snapshot, &segments).await?);
+                    removed.push(live);
+                }
+            }
+        }
         if earlier.mode != ledger::mode_name(&WriteMode::Append) || found != earlier.rows {
             return Err(TableError::AppendRewritten {
                 table: self.table.clone(),
@@ -199,17 +239,29 @@ impl IcebergTable {
                 found,
             });
         }
-        Ok(files)
+        Ok((removed, kept))
     }
 
     /// Merges of one table take turns, also between processes: each would only invalidate the rewriting of the others.
     async fn lease(&self, commit: &Commit) -> Result<Option<Lease>> {
         match commit.mode {
-            WriteMode::Merge { .. } => {
-                let holder = format!("{}-{}", commit.token, Uuid::new_v4().simple());
-                Ok(Some(self.db.acquire_lease(&format!("table:{}", self.table), &holder, LeaseOptions::default()).await?))
-            }
+            WriteMode::Merge { .. } => Ok(Some(self.acquire_lease(&commit.token).await?)),
             _ => Ok(None),
+        }
+    }
+
+    /// The lease of merges, for `who`.
+    pub(crate) async fn acquire_lease(&self, who: &str) -> Result<Lease> {
+        let holder = format!("{who}-{}", Uuid::new_v4().simple());
+        Ok(self.db.acquire_lease(&format!("table:{}", self.table), &holder, LeaseOptions::default()).await?)
+    }
+
+    /// Gives the lease back; one that cannot be given back ends with its time.
+    pub(crate) async fn release(&self, lease: Option<Lease>) {
+        if let Some(lease) = lease
+            && let Err(error) = lease.release().await
+        {
+            tracing::warn!(table = %self.table, %error, "a lease was not released and ends with its time");
         }
     }
 
@@ -287,11 +339,7 @@ impl Table for IcebergTable {
                 }
             })
             .await;
-        if let Some(lease) = lease
-            && let Err(error) = lease.release().await
-        {
-            tracing::warn!(table = %self.table, %error, "a lease was not released and ends with its time");
-        }
+        self.release(lease).await;
         let (table, already) = match outcome? {
             Outcome::Committed { table, .. } => (table, false),
             Outcome::Nothing(table) => {
@@ -315,10 +363,7 @@ impl Table for IcebergTable {
             None => None,
             Some(text) => {
                 let known = text.parse::<i64>().ok().filter(|id| table.metadata().snapshot_by_id(*id).is_some());
-                Some(known.ok_or_else(|| TableError::Definition {
-                    table: self.table.clone(),
-                    reason: format!("there is no snapshot {text}; it may have expired"),
-                })?)
+                Some(known.ok_or_else(|| TableError::NoSuchSnapshot { table: self.table.clone(), snapshot: text.to_owned() })?)
             }
         };
         Ok(Arc::new(IcebergProvider::new(&self.table, table, snapshot)?))

@@ -12,14 +12,18 @@
 //! }
 //! ```
 
+mod compact;
 mod conform;
 mod definition;
 mod error;
 mod filter;
 mod folder;
+mod iceberg_maintenance;
 mod iceberg_table;
 mod ledger;
+mod maintenance;
 mod merge;
+mod parquet_maintenance;
 mod parquet_manifest;
 mod parquet_provider;
 mod parquet_table;
@@ -28,6 +32,7 @@ mod provider;
 mod replace;
 mod rows;
 mod schema;
+mod segments;
 mod table;
 mod tables;
 mod writer;
@@ -35,6 +40,7 @@ mod writer;
 pub use conform::conform;
 pub use definition::{InvalidPartitionField, PartitionField, TableDef, TableFormat, Transform};
 pub use error::TableError;
+pub use maintenance::{Compaction, Expiry, Maintained, Maintenance, Orphans, SHORTEST_GRACE};
 pub use table::{BatchStream, BoxError, Commit, Committed, Staged, Table, WriteMode, one_stream};
 pub use tables::{CATALOG_NAME, Tables};
 

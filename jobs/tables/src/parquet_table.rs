@@ -34,9 +34,9 @@ const ATTEMPTS: u32 = 40;
 /// A table of plain Parquet files.
 #[derive(Clone, Debug)]
 pub(crate) struct ParquetTable {
-    table: TableRef,
-    layer: LayerStore,
-    folder: String,
+    pub(crate) table: TableRef,
+    pub(crate) layer: LayerStore,
+    pub(crate) folder: String,
 }
 
 impl ParquetTable {
@@ -73,13 +73,7 @@ impl ParquetTable {
     }
 
     fn check(&self, definition: &TableDef, current: &Manifest) -> Result<()> {
-        if current.owner != definition.owner {
-            return Err(TableError::OwnedByOther {
-                table: self.table.clone(),
-                owner: current.owner.clone(),
-                asking: definition.owner.clone(),
-            });
-        }
+        self.check_owner(current, &definition.owner)?;
         let partitions = show_partitions(current.partition_by.iter().cloned());
         if partitions != definition.partition_text() {
             return Err(TableError::LayoutMismatch {
@@ -92,7 +86,16 @@ impl ParquetTable {
         Ok(())
     }
 
-    async fn load(&self) -> Result<Manifest> {
+    /// # Errors
+    /// [`TableError::OwnedByOther`].
+    pub(crate) fn check_owner(&self, current: &Manifest, asking: &str) -> Result<()> {
+        if current.owner != asking {
+            return Err(TableError::OwnedByOther { table: self.table.clone(), owner: current.owner.clone(), asking: asking.to_owned() });
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn load(&self) -> Result<Manifest> {
         let found = manifest::newest(&self.layer, &self.table, &self.folder).await?;
         found.ok_or_else(|| self.corrupt("there is no manifest".to_owned()))
     }
@@ -305,8 +308,7 @@ impl Table for ParquetTable {
                     Ok(generation) => manifest::read(&self.layer, &self.table, &self.folder, generation).await?,
                     Err(_) => None,
                 };
-                found
-                    .ok_or_else(|| TableError::Definition { table: self.table.clone(), reason: format!("there is no generation {text}") })?
+                found.ok_or_else(|| TableError::NoSuchSnapshot { table: self.table.clone(), snapshot: text.to_owned() })?
             }
         };
         Ok(Arc::new(ParquetProvider::new(self.layer.clone(), schema, shown.files)?))

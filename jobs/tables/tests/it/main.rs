@@ -5,6 +5,7 @@
 mod commits;
 mod common;
 mod definitions;
+mod maintenance;
 mod parquet;
 mod readers;
 mod rows;
