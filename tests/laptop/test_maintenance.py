@@ -119,6 +119,25 @@ def test_an_interval_runs_again_after_maintenance(lake: Lakehouse, manifest: Pat
     assert len(lake.rows("gold.funnel")) == len(before["gold.funnel"]) + 1
 
 
+def test_a_gold_run_finds_commits_whose_snapshots_expired(lake: Lakehouse, tmp_path: Path) -> None:
+    """Silver first, for all days, and gold then: every gold run reads the same snapshots, so that a repeated one finds its commits."""
+    settings = {"compact": {"enabled": False}, "expireSnapshots": {"olderThan": "1d", "keepLast": 1}}
+    path, place = shop(tmp_path, settings), manifests.DEPLOY / "lakehouse.yaml"
+    lake.run(path, place, span=(FIRST, "2024-03-03"), stages=["ingest", "silver"])
+    lake.run(path, place, span=(FIRST, "2024-03-03"), stages=["gold"])
+    age(lake.folder, WEEK)
+    before = contents(lake)
+    assert maintain(lake, path)["gold.fct_purchases"]["snapshotsLeft"] == 1
+    outcome = lake.command(*lake.run_arguments(path, place, interval=FIRST, stages=["gold"]), "--again")
+    assert outcome.status == 0, outcome.text
+    found = {table["name"]: table["alreadyCommitted"] for table in lake.reports("gold")[-1]["tables"]}
+    assert found["gold.fct_purchases"] and found["gold.daily_sales"], found
+    when = {"processed_at"}
+    assert {table: readers.without(rows, when) for table, rows in contents(lake).items()} == {
+        table: readers.without(rows, when) for table, rows in before.items()
+    }
+
+
 def test_a_pipeline_without_the_section_has_no_such_stage(lake: Lakehouse, tmp_path: Path) -> None:
     document = yaml.safe_load((manifests.DEPLOY / "shop.yaml").read_text())
     del document["spec"]["maintenance"]

@@ -161,6 +161,36 @@ async fn an_append_is_replaced_exactly_after_any_number_of_compactions() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn any_order_of_appends_and_maintenance_matches_a_model() {
+    for seed in 1..=6_u64 {
+        let lake = lake().await;
+        let partitions: &[&str] = if seed % 2 == 0 { &["region"] } else { &[] };
+        let table = lake.tables.ensure(&sorted("t", partitions)).await.unwrap();
+        let mut state = seed;
+        let mut random = |below: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        let mut model: std::collections::BTreeMap<i64, Vec<i64>> = std::collections::BTreeMap::new();
+        for step in 0..40_i64 {
+            if random(4) == 0 {
+                let what = if random(2) == 0 { only_compact() } else { after_days(1) };
+                maintain(&lake, &table, &what).await;
+            } else {
+                let number = random(6) as i64 + 1;
+                let ids: Vec<i64> = (0..random(4) as i64).map(|row| step * 10 + row).collect();
+                let batch: Vec<RowOf<'_>> = ids.iter().map(|id| (*id, 0, 1, Some(if id % 3 == 0 { "eu" } else { "us" }))).collect();
+                write(&table, rows(&batch), &commit_of(&format!("step-{step}"), day(number), WriteMode::Append)).await.unwrap();
+                model.insert(number, ids);
+            }
+            let mut expected: Vec<String> = model.values().flatten().map(ToString::to_string).collect();
+            expected.sort();
+            assert_eq!(query(&table, "SELECT id FROM t").await, expected, "seed {seed}, step {step}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_append_rewritten_by_another_mode_is_refused_also_after_compaction() {
     let lake = lake().await;
     let table = lake.tables.ensure(&definition("t")).await.unwrap();

@@ -7,7 +7,7 @@
 use crate::common::*;
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{Bucket, Credentials, Layer, S3Options, Storage};
-use lakehouse_tables::{CATALOG_NAME, Table, TableFormat, Tables, WriteMode};
+use lakehouse_tables::{CATALOG_NAME, Compaction, Expiry, Maintenance, Orphans, Table, TableFormat, Tables, WriteMode};
 use sqlx::Row;
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -60,6 +60,21 @@ async fn histories(tables: &Tables, suffix: &str) -> Vec<Arc<dyn Table>> {
     written
 }
 
+/// Maintains a table as of a week from now, and again, which must find nothing to do.
+async fn compact_and_expire(tables: &Tables, table: &TableRef) {
+    let hour = std::time::Duration::from_secs(3_600);
+    let what = Maintenance {
+        now: chrono::Utc::now() + chrono::TimeDelta::days(7),
+        compact: Some(Compaction { target_file_bytes: 128 << 20 }),
+        expire: Some(Expiry { older_than: hour, keep_last: 1 }),
+        orphans: Some(Orphans { older_than: hour, dry_run: false }),
+    };
+    let counts = tables.maintain(table, OWNER, &what).await.unwrap().unwrap().counts;
+    assert!(counts.snapshots_expired > 0 && counts.orphans_deleted == 0 && counts.not_deleted == 0, "{table}: {counts:?}");
+    let again = tables.maintain(table, OWNER, &what).await.unwrap().unwrap().counts;
+    assert_eq!((again.files_compacted, again.snapshots_expired, again.orphans_deleted), (0, 0, 0), "{table}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_agree_on_a_laptop() {
     let Some(python) = python() else { return };
@@ -71,6 +86,10 @@ async fn readers_agree_on_a_laptop() {
         assert_eq!(outside(&python, &["pyiceberg", &uri, &table.table().to_string()]), expected, "PyIceberg, {}", table.table());
         let location = metadata_location(&lake.tables, table.table()).await;
         assert_eq!(outside(&python, &["duckdb", &location]), expected, "DuckDB, {}", table.table());
+        compact_and_expire(&lake.tables, table.table()).await;
+        assert_eq!(outside(&python, &["pyiceberg", &uri, &table.table().to_string()]), expected, "PyIceberg, maintained {}", table.table());
+        let location = metadata_location(&lake.tables, table.table()).await;
+        assert_eq!(outside(&python, &["duckdb", &location]), expected, "DuckDB, maintained {}", table.table());
     }
     let mut definition = definition("plain");
     definition.format = TableFormat::Parquet;
@@ -125,7 +144,10 @@ async fn readers_agree_on_postgres_and_s3() {
     let uri = catalog.replacen("postgresql://", "postgresql+psycopg2://", 1);
     for table in histories(&tables, &format!("_{unique}")).await {
         let name = table.table().to_string();
-        assert_eq!(outside(&python, &["pyiceberg", &uri, &name, &properties.to_string()]), read(&table).await, "{name}");
+        let expected = read(&table).await;
+        assert_eq!(outside(&python, &["pyiceberg", &uri, &name, &properties.to_string()]), expected, "{name}");
+        compact_and_expire(&tables, table.table()).await;
+        assert_eq!(outside(&python, &["pyiceberg", &uri, &name, &properties.to_string()]), expected, "maintained {name}");
     }
     let definition = definition(&format!("raced_{unique}"));
     let writers = (0..4_i64).map(|writer| {
