@@ -114,4 +114,6 @@ def submit_stage(
         "outlets": assets.tables(writes, namespace),
         "post_execute": assets.record,
     }
-    return client_pod(task_id or "_".join(asked if asked != DEFAULT_STAGES else ["run"]), arguments, **(settings | kwargs))
+    return client_pod(
+        task_id or "_".join(asked if asked != DEFAULT_STAGES else ["run"]), arguments, **(settings | kwargs)
+    )

@@ -96,7 +96,14 @@ def test_rows_stay_and_what_is_not_needed_goes(lake: Lakehouse, manifest: Path) 
         assert readers.duckdb_rows(lake.catalog(), table) == rows, table
     assert [lake.sql(query).stdout for query in queries] == answers
 
-    done = ("filesCompacted", "groupsSkipped", "snapshotsExpired", "expiredFilesDeleted", "orphansDeleted", "notDeleted")
+    done = (
+        "filesCompacted",
+        "groupsSkipped",
+        "snapshotsExpired",
+        "expiredFilesDeleted",
+        "orphansDeleted",
+        "notDeleted",
+    )
     again = maintain(lake, manifest)
     assert {name: counts[name] for counts in again.values() for name in done} == dict.fromkeys(done, 0)
 
