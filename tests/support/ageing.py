@@ -14,14 +14,16 @@ def age(folder: Path, by: timedelta) -> None:
     for layer in LAYERS:
         for path in (folder / layer).rglob("*"):
             if path.name.endswith(".metadata.json"):
-                path.write_text(json.dumps(_earlier(json.loads(path.read_text()), int(by.total_seconds() * 1000))))
+                path.write_text(json.dumps(earlier(json.loads(path.read_text()), by)))
         for path in (folder / layer).rglob("*"):
             if path.is_file():
                 status = path.stat()
                 os.utime(path, (status.st_atime - by.total_seconds(), status.st_mtime - by.total_seconds()))
 
 
-def _earlier(metadata: dict[str, Any], milliseconds: int) -> dict[str, Any]:
+def earlier(metadata: dict[str, Any], by: timedelta) -> dict[str, Any]:
+    """The metadata of an Iceberg table with all of its times in the past."""
+    milliseconds = int(by.total_seconds() * 1000)
     metadata["last-updated-ms"] -= milliseconds
     for name in ("snapshots", "snapshot-log", "metadata-log"):
         for entry in metadata.get(name, []):
