@@ -226,6 +226,32 @@ async fn compacted_rows_are_in_the_order_of_the_table() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_does_not_fit_the_memory_for_sorting_is_spilled() {
+    let lake = lake().await;
+    let mut definition = sorted("t", &[]);
+    definition.sort_by = vec!["price".to_owned()];
+    let table = lake.tables.ensure(&definition).await.unwrap();
+    let long = "x".repeat(1_200);
+    // Three files of 150 MB of rows each; on disk they are small.
+    for number in 1..=3_i64 {
+        let first = number * 1_000_000;
+        let price = |id: i64| i128::from(id.wrapping_mul(2_654_435_761) % 1_000_003);
+        let batches = (0..25_i64).map(|batch| {
+            let ids = first + batch * 5_000..first + (batch + 1) * 5_000;
+            rows(&ids.map(|id| (id, (number - 1) * 24, price(id), Some(long.as_str()))).collect::<Vec<RowOf<'_>>>())
+        });
+        let commit = commit_of(&number.to_string(), day(number), replace());
+        let staged = table.stage(vec![one_stream(batches.collect())], &commit).await.unwrap();
+        table.commit(staged, &commit).await.unwrap();
+    }
+    let sums = "SELECT count(*), count(distinct id), sum(price), sum(length(region)) FROM t";
+    let expected = query(&table, sums).await;
+    let counts = maintain(&lake, &table, &only_compact()).await.counts;
+    assert!(counts.files_before >= 3 && counts.files_after == 1, "{counts:?}");
+    assert_eq!(query(&table, sums).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn kept_snapshots_are_readable_and_expired_ones_are_not() {
     let lake = lake().await;
     let table = lake.tables.ensure(&definition("t")).await.unwrap();
