@@ -81,6 +81,74 @@ impl JsonSchema for HumanDuration {
     }
 }
 
+/// A size of files in whole mebibytes or gibibytes, as Kubernetes writes quantities: `128Mi`, `1Gi`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileSize(u64);
+
+/// Why a text is no [`FileSize`].
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not a file size: write a number and a unit, such as 128Mi or 1Gi")]
+pub struct InvalidFileSize(String);
+
+const MEBIBYTE: u64 = 1 << 20;
+const GIBIBYTE: u64 = 1 << 30;
+
+impl FileSize {
+    /// A size of whole mebibytes.
+    pub const fn mebibytes(count: u32) -> Self {
+        Self(count as u64 * MEBIBYTE)
+    }
+
+    /// The size in bytes.
+    pub const fn bytes(self) -> u64 {
+        self.0
+    }
+}
+
+impl FromStr for FileSize {
+    type Err = InvalidFileSize;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let invalid = || InvalidFileSize(text.to_owned());
+        let units = [("Mi", MEBIBYTE), ("Gi", GIBIBYTE)];
+        let (digits, unit) = units.iter().find_map(|(name, unit)| Some((text.strip_suffix(name)?, unit))).ok_or_else(invalid)?;
+        if digits.len() > 4 || digits.starts_with('0') || !digits.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(invalid());
+        }
+        digits.parse::<u64>().map(|count| Self(count * unit)).map_err(|_| invalid())
+    }
+}
+
+impl fmt::Display for FileSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_multiple_of(GIBIBYTE) { write!(f, "{}Gi", self.0 / GIBIBYTE) } else { write!(f, "{}Mi", self.0 / MEBIBYTE) }
+    }
+}
+
+impl Serialize for FileSize {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for FileSize {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for FileSize {
+    fn inline_schema() -> bool {
+        true
+    }
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "FileSize".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({"type": "string", "pattern": "^[1-9][0-9]{0,3}(Mi|Gi)$"})
+    }
+}
+
 /// The grain of one run: the length of the interval of data that it covers. Boundaries are those of UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
@@ -104,11 +172,15 @@ pub enum Stage {
     Silver,
     /// Silver tables → gold models.
     Gold,
+    /// Compaction, expiry of snapshots, removal of orphans. Only in runs that name it.
+    Maintenance,
 }
 
 impl Stage {
     /// All stages, in the order of execution.
-    pub const ALL: [Stage; 3] = [Stage::Ingest, Stage::Silver, Stage::Gold];
+    pub const ALL: [Stage; 4] = [Stage::Ingest, Stage::Silver, Stage::Gold, Stage::Maintenance];
+    /// The stages of a run that names none, in the order of execution.
+    pub const DEFAULT: [Stage; 3] = [Stage::Ingest, Stage::Silver, Stage::Gold];
 
     /// The name used in manifests, images, Jobs and reports.
     pub const fn as_str(self) -> &'static str {
@@ -116,6 +188,7 @@ impl Stage {
             Stage::Ingest => "ingest",
             Stage::Silver => "silver",
             Stage::Gold => "gold",
+            Stage::Maintenance => "maintenance",
         }
     }
 }
@@ -132,7 +205,7 @@ impl FromStr for Stage {
         Stage::ALL
             .into_iter()
             .find(|stage| stage.as_str() == text)
-            .ok_or_else(|| format!("`{text}` is not a stage: one of ingest, silver, gold"))
+            .ok_or_else(|| format!("`{text}` is not a stage: one of ingest, silver, gold, maintenance"))
     }
 }
 
@@ -146,4 +219,20 @@ pub struct SecretKey {
     /// Key within the Secret.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_sizes_round_trip() {
+        for (text, bytes) in [("1Mi", 1 << 20), ("128Mi", 128 << 20), ("9999Gi", 9999 << 30)] {
+            let size: FileSize = text.parse().unwrap();
+            assert_eq!((size.bytes(), size.to_string()), (bytes, text.to_owned()));
+        }
+        for text in ["", "Mi", "0Mi", "12", "12M", "1.5Gi", "-1Mi", "12345Mi"] {
+            assert!(text.parse::<FileSize>().is_err(), "{text}");
+        }
+    }
 }

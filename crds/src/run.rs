@@ -47,9 +47,9 @@ pub struct LakehouseRunSpec {
     pub pipeline: String,
     /// The interval of data that the run covers: start inclusive, end exclusive.
     pub interval: RunInterval,
-    /// Stages to run; default all. A subset takes its input from the newest complete stage before it, or from `inputsFrom`.
+    /// Stages to run; default ingest, silver and gold. `maintenance` runs only when it is named. A subset takes its input from the newest complete stage before it, or from `inputsFrom`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 3))]
+    #[schemars(length(min = 1, max = 4))]
     pub stages: Option<Vec<Stage>>,
     /// A run whose bronze objects are the input of this one's silver stage.
     #[serde(default, skip_serializing_if = "Option::is_none")]

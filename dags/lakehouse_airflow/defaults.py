@@ -21,6 +21,7 @@ SERVICE_ACCOUNT = "lakehouse-client"
 
 HOURLY = "0 * * * *"
 DAILY = "0 0 * * *"
+WEEKLY = "0 0 * * 0"
 MONTHLY = "0 0 1 * *"
 
 

@@ -12,10 +12,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Literal, get_args
 
 Grain = Literal["hourly", "daily", "monthly"]
-Stage = Literal["ingest", "silver", "gold"]
+Stage = Literal["ingest", "silver", "gold", "maintenance"]
 
 GRAINS: tuple[Grain, ...] = get_args(Grain)
 STAGES: tuple[Stage, ...] = get_args(Stage)
+DEFAULT_STAGES: tuple[Stage, ...] = STAGES[:3]
+"""Those of a run that names none: maintenance runs only when it is asked for."""
 
 PIPELINE_LABEL = "lakehouse.rs/pipeline"
 SUBMISSION_LABEL = "lakehouse.rs/submission"
@@ -76,8 +78,8 @@ class Interval:
 
 
 def in_order(stages: Sequence[str] | None) -> tuple[Stage, ...]:
-    """The stages asked for in the order of execution; none asked for means all. Raises ValueError for an unknown or repeated one."""
-    asked = list(stages or STAGES)
+    """The stages asked for in the order of execution; none asked for means `DEFAULT_STAGES`. Raises ValueError for an unknown or repeated one."""
+    asked = list(stages or DEFAULT_STAGES)
     if unknown := [stage for stage in asked if stage not in STAGES]:
         raise ValueError(f"stage {unknown[0]!r} is not one of {', '.join(STAGES)}")
     if len(set(asked)) != len(asked):
@@ -91,7 +93,7 @@ class Submission:
 
     pipeline: str
     interval: Interval
-    stages: tuple[Stage, ...] = STAGES
+    stages: tuple[Stage, ...] = DEFAULT_STAGES
     scope: str = ""
     """Text that sets apart those who ask; empty for nobody in particular."""
 
@@ -109,7 +111,7 @@ class Submission:
 
     def _after_pipeline(self) -> str:
         parts = [self.interval.label.lower()]
-        if self.stages != STAGES:
+        if self.stages != DEFAULT_STAGES:
             parts.append("-".join(self.stages))
         if self.scope_digest:
             parts.append(self.scope_digest)

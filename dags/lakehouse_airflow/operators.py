@@ -35,7 +35,7 @@ class LakehouseRunOperator(BaseOperator):
     that succeeded is not executed again unless the task was cleared, one that failed is followed by the next with `retryOf`.
 
     :param pipeline: name of the LakehousePipeline. (templated)
-    :param stages: stages to run; all when absent.
+    :param stages: stages to run; all but maintenance when absent.
     :param interval_start: begin of the interval; by default the DAG run's data interval's. (templated)
     :param parameters: values that replace the pipeline's parameters of the same name. (templated)
     :param inputs_from: run whose bronze objects are the input of silver. (templated)

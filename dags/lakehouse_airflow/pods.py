@@ -10,7 +10,7 @@ from kubernetes.client import models as k8s
 
 from lakehouse_airflow import assets
 from lakehouse_airflow.defaults import CLIENT_IMAGE, NAMESPACE, SERVICE_ACCOUNT
-from lakehouse_airflow.naming import PIPELINE_LABEL, STAGES, in_order
+from lakehouse_airflow.naming import DEFAULT_STAGES, PIPELINE_LABEL, in_order
 
 OUTCOME_FILE = "/airflow/xcom/return.json"
 """Where KubernetesPodOperator's sidecar looks for the task's XCom."""
@@ -83,7 +83,7 @@ def submit_stage(
     """A task whose pod makes or adopts the LakehouseRun of a stage and waits for its outcome, which becomes its XCom.
 
     :param pipeline: name of the LakehousePipeline.
-    :param stages: a stage, or several for one run; all when absent.
+    :param stages: a stage, or several for one run; all but maintenance when absent.
     :param interval: begin of the interval. (templated)
     :param parameters: values that replace the pipeline's parameters of the same name. (templated)
     :param inputs_from: run whose bronze objects are the input of silver. (templated)
@@ -94,7 +94,7 @@ def submit_stage(
     """
     asked = in_order([stages] if isinstance(stages, str) else stages)
     arguments = ["submit", pipeline, "--namespace", namespace, "--interval", interval]
-    if asked != STAGES:
+    if asked != DEFAULT_STAGES:
         for stage in asked:
             arguments += ["--stage", stage]
     for name, value in (parameters or {}).items():
@@ -114,4 +114,6 @@ def submit_stage(
         "outlets": assets.tables(writes, namespace),
         "post_execute": assets.record,
     }
-    return client_pod(task_id or "_".join(asked if asked != STAGES else ["run"]), arguments, **(settings | kwargs))
+    return client_pod(
+        task_id or "_".join(asked if asked != DEFAULT_STAGES else ["run"]), arguments, **(settings | kwargs)
+    )

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lakehouse_airflow.naming import KEY_ANNOTATION, ORDINAL_LABEL, STAGES, Submission
+from lakehouse_airflow.naming import DEFAULT_STAGES, KEY_ANNOTATION, ORDINAL_LABEL, STAGES, Submission
 
 GROUP = "lakehouse.rs"
 VERSION = "v1alpha1"
@@ -106,7 +106,7 @@ class Request:
             "interval": self.submission.interval.as_spec(),
             "state": "Active",
         }
-        if self.submission.stages != STAGES:
+        if self.submission.stages != DEFAULT_STAGES:
             spec["stages"] = list(self.submission.stages)
         if self.parameters:
             spec["parameters"] = dict(self.parameters)
@@ -156,7 +156,7 @@ class Conflict:
 def _difference(run: Run, request: Request) -> str | None:
     """The first field in which an unfinished run differs from what is asked for, as a person reads it."""
     asked, there = request.spec(), run["spec"]
-    for name, absent in (("stages", list(STAGES)), ("parameters", {}), ("inputsFrom", None)):
+    for name, absent in (("stages", list(DEFAULT_STAGES)), ("parameters", {}), ("inputsFrom", None)):
         wanted, found = asked.get(name) or absent, there.get(name) or absent
         if name == "stages":
             found = [stage for stage in STAGES if stage in found]

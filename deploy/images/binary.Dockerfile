@@ -14,6 +14,9 @@ ENTRYPOINT ["/usr/local/bin/silver"]
 FROM base AS gold
 ENTRYPOINT ["/usr/local/bin/gold"]
 
+FROM base AS maintenance
+ENTRYPOINT ["/usr/local/bin/maintenance"]
+
 FROM base AS operator
 ENTRYPOINT ["/usr/local/bin/lakehouse-operator"]
 

@@ -38,6 +38,9 @@ pub struct JobConfig {
     /// Image of the gold stage.
     #[arg(long, env = "LAKEHOUSE_GOLD_IMAGE", default_value = concat!("lakehouse/gold:", env!("CARGO_PKG_VERSION")))]
     pub gold_image: String,
+    /// Image of the maintenance stage.
+    #[arg(long, env = "LAKEHOUSE_MAINTENANCE_IMAGE", default_value = concat!("lakehouse/maintenance:", env!("CARGO_PKG_VERSION")))]
+    pub maintenance_image: String,
     /// Pull policy of these images: Always, IfNotPresent or Never.
     #[arg(long, env = "LAKEHOUSE_IMAGE_PULL_POLICY", default_value = "IfNotPresent")]
     pub image_pull_policy: String,
@@ -56,6 +59,7 @@ impl JobConfig {
             Stage::Ingest => &self.ingest_image,
             Stage::Silver => &self.silver_image,
             Stage::Gold => &self.gold_image,
+            Stage::Maintenance => &self.maintenance_image,
         }
     }
 }

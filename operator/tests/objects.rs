@@ -45,6 +45,7 @@ fn pipeline() -> LakehousePipeline {
                 "columns": [{"name": "coin_id", "from": "/id", "type": "string", "required": true}]
             }],
             "gold": [{"name": "count", "write": {"overwrite": {}}, "sql": "SELECT count(*) AS n FROM silver.coins"}],
+            "maintenance": {},
             "jobs": {"timeout": "30m", "resources": {"limits": {"memory": "2Gi", "cpu": "2"}}}
         }
     }))
@@ -56,6 +57,7 @@ fn config() -> JobConfig {
         ingest_image: "lakehouse/ingest:0.1.0".into(),
         silver_image: "lakehouse/silver:0.1.0".into(),
         gold_image: "lakehouse/gold:0.1.0".into(),
+        maintenance_image: "lakehouse/maintenance:0.1.0".into(),
         image_pull_policy: "IfNotPresent".into(),
         image_pull_secrets: vec!["registry".into()],
         service_account: "lakehouse-jobs".into(),
@@ -75,7 +77,7 @@ fn specs_of(pipeline: &LakehousePipeline) -> Vec<StageSpec> {
         run_uid: UID.into(),
         created_at: start,
         interval: Interval::containing(lakehouse_contract::IntervalGrain::Daily, start),
-        stages: Vec::new(),
+        stages: Stage::ALL.to_vec(),
         inputs_from: None,
         parameters: Default::default(),
         store: StoreLocation::S3 {
@@ -119,6 +121,8 @@ fn rendered_of(pipeline: &LakehousePipeline, stage: Stage) -> (serde_json::Value
 fn jobs_and_config_maps() {
     insta::assert_snapshot!("job-ingest", yaml(&rendered(Stage::Ingest).0));
     insta::assert_snapshot!("job-silver", yaml(&rendered(Stage::Silver).0));
+    insta::assert_snapshot!("job-maintenance", yaml(&rendered(Stage::Maintenance).0));
+    insta::assert_snapshot!("config-map-maintenance", yaml(&rendered(Stage::Maintenance).1));
     insta::assert_snapshot!("config-map-ingest", yaml(&rendered(Stage::Ingest).1));
 }
 
@@ -171,6 +175,7 @@ fn pods_are_restricted() {
     assert!(!text(Stage::Ingest).contains("UNUSED"), "only the connections it uses");
     assert!(!text(Stage::Ingest).contains("LAKEHOUSE_CATALOG_URI"), "ingest has no business with the catalog");
     assert!(!text(Stage::Gold).contains("COINCAP"), "gold has no business with a source's token");
+    assert!(!text(Stage::Maintenance).contains("COINCAP"), "nor has maintenance");
 }
 
 #[test]

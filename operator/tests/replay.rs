@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lakehouse_api::{LakehouseRun, common::Stage, run::StageState};
-use lakehouse_contract::{Reason, StageFailure, Termination, Totals};
+use lakehouse_contract::{MaintenanceReport, Reason, StageFailure, Termination, Totals};
 use lakehouse_operator::plan::{
     Note,
     admission::Admission,
@@ -58,12 +58,25 @@ fn run(state: &str) -> LakehouseRun {
     .unwrap()
 }
 
-fn termination(failure: Option<Reason>) -> String {
+fn termination(stage: &str, failure: Option<Reason>) -> String {
     let failure = failure.map(|reason| (&StageFailure::new(reason, "the message of the job")).into());
+    let totals = match stage {
+        "maintenance" => Totals::default(),
+        _ => Totals { rows_read: 20, rows_written: 19, rows_quarantined: 1, ..Totals::default() },
+    };
     Termination {
         contract: 1,
         failure,
-        totals: Totals { rows_read: 20, rows_written: 19, rows_quarantined: 1, ..Totals::default() },
+        totals,
+        maintenance: (stage == "maintenance").then_some(MaintenanceReport {
+            files_before: 12,
+            files_after: 3,
+            snapshots_expired: 4,
+            expired_files_deleted: 15,
+            orphans_deleted: 5,
+            not_deleted: 1,
+            ..MaintenanceReport::default()
+        }),
         tables: vec![("silver.coins".into(), Some("42".into()), 19)],
         report: Some("s3://silver/report.json".into()),
         report_digest: Some("00".repeat(32)),
@@ -81,7 +94,7 @@ impl World {
             definition: Definition::Known {
                 revision: "crypto-0123456789".into(),
                 kept: false,
-                stages: Stage::ALL.to_vec(),
+                stages: Stage::DEFAULT.to_vec(),
                 jobs: serde_json::from_value(json!({"retries": retries, "backoff": "30s", "ttlAfterFinished": "1h"})).unwrap(),
             },
             obstacle: None,
@@ -162,9 +175,9 @@ impl World {
             let end = self.ends.get(&(stage.clone(), attempt.parse().unwrap())).copied().unwrap_or(End::Done);
             let exit = |code, reason: &str, message| ContainerExit { code, reason: Some(reason.to_owned()), message };
             let (end, exit) = match end {
-                End::Done => (JobEnd::Complete, exit(0, "Completed", Some(termination(None)))),
-                End::Retryable => (failed(), exit(10, "Error", Some(termination(Some(Reason::StoreUnavailable))))),
-                End::Terminal => (failed(), exit(20, "Error", Some(termination(Some(Reason::ExpectationFailed))))),
+                End::Done => (JobEnd::Complete, exit(0, "Completed", Some(termination(&stage, None)))),
+                End::Retryable => (failed(), exit(10, "Error", Some(termination(&stage, Some(Reason::StoreUnavailable))))),
+                End::Terminal => (failed(), exit(20, "Error", Some(termination(&stage, Some(Reason::ExpectationFailed))))),
                 End::OutOfMemory => (failed(), exit(137, "OOMKilled", None)),
             };
             if end == JobEnd::Complete {
@@ -417,6 +430,21 @@ fn a_job_that_cannot_be_made_is_said() {
             assert_eq!(phase(&world.status()), "Completed");
         }
     }
+}
+
+#[test]
+fn maintenance_says_what_it_did() {
+    let mut world = World::new(3);
+    if let Definition::Known { stages, .. } = &mut world.definition {
+        *stages = vec![Stage::Maintenance];
+    }
+    world.settle();
+    let status = world.status();
+    assert_eq!(phase(&status), "Completed");
+    let did = "12 files became 3, 4 snapshots expired, 20 objects deleted, 1 objects not deleted";
+    assert_eq!(status.conditions[0].message, format!("maintenance done: {did}"));
+    assert_eq!(status.stages[0].message.as_deref(), Some(did));
+    assert!(world.made.keys().all(|name| name.contains("maintenance")));
 }
 
 #[test]

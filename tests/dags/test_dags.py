@@ -20,6 +20,7 @@ EDGES = {
     "crypto_daily": {"ingest": {"silver"}, "bronze": {"silver"}, "silver": {"gold"}, "gold": set()},
     "crypto_report": {"report": set()},
     "shop_daily": {"ingest": {"silver"}, "silver": {"gold"}, "gold": set()},
+    "maintenance": {"crypto": set(), "pulse": set(), "shop": set()},
 }
 SCHEDULED = ("pulse", "crypto_daily", "shop_daily")
 
@@ -77,6 +78,32 @@ def test_stages_are_pods_where_the_description_says_so(dags: dict[str, DAG]) -> 
         assert kinds.pop("bronze") is ManifestSensor
         assert set(kinds.values()) == {KubernetesPodOperator}
     assert {task.task_type for task in dags["shop_daily"].tasks} == {"LakehouseRunOperator"}
+
+
+def test_maintenance_is_one_run_per_pipeline_and_week(dags: dict[str, DAG]) -> None:
+    from pathlib import Path
+
+    import yaml
+    from airflow.serialization.encoders import coerce_to_core_timetable
+
+    dag = dags["maintenance"]
+    for task in dag.tasks:
+        operator: Any = task
+        assert (operator.task_type, operator.pipeline, operator.stages) == (
+            "LakehouseRunOperator",
+            task.task_id,
+            ("maintenance",),
+        )
+        assert not task.outlets
+    # The run's interval must begin one of the pipeline's: midnight does for hourly and daily ones.
+    timetable = coerce_to_core_timetable(dag.timetable)
+    interval = timetable.infer_manual_data_interval(run_after=datetime(2024, 6, 26, 12, tzinfo=UTC))
+    assert (interval.start, interval.end) == (datetime(2024, 6, 16, tzinfo=UTC), datetime(2024, 6, 23, tzinfo=UTC))
+    deploy = Path(__file__).resolve().parents[2] / "deploy" / "airflow"
+    documents = [d for path in deploy.glob("*.yaml") for d in yaml.safe_load_all(path.read_text())]
+    pipelines = {d["metadata"]["name"]: d["spec"] for d in documents if d["kind"] == "LakehousePipeline"}
+    assert set(dag.task_ids) == set(pipelines)
+    assert all("maintenance" in spec and spec["interval"] == "daily" for spec in pipelines.values())
 
 
 def test_the_sensor_waits_for_one_key_in_bronze(dags: dict[str, DAG]) -> None:

@@ -92,7 +92,7 @@ def test_a_time_without_a_zone_is_utc(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("stages", "line"),
     [
-        (["bronze"], "stage 'bronze' is not one of ingest, silver, gold"),
+        (["bronze"], "stage 'bronze' is not one of ingest, silver, gold, maintenance"),
         (["gold", "gold"], "stages gold, gold: each stage may stand once"),
     ],
 )

@@ -80,7 +80,7 @@ def test_all_stages_are_one_run(api: FakeApi) -> None:
 
 
 def test_an_unknown_stage_and_a_table_without_a_layer_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"^stage 'bronze' is not one of ingest, silver, gold$"):
+    with pytest.raises(ValueError, match=r"^stage 'bronze' is not one of ingest, silver, gold, maintenance$"):
         submit_stage("shop", "bronze")
     with pytest.raises(ValueError, match=r"^table 'events': write layer and name, such as silver\.price_snapshots$"):
         submit_stage("shop", "silver", writes=["events"])

@@ -15,7 +15,7 @@ from support.minio import Minio
 from support.postgres import Postgres
 
 COMMIT_TOKEN = "lakehouse.commit-token"
-LAYER_OF = {"ingest": "bronze", "silver": "silver", "gold": "gold"}
+LAYER_OF = {"ingest": "bronze", "silver": "silver", "gold": "gold", "maintenance": "silver"}
 
 # Per source: digest, length and number of records of each object.
 Ingested = dict[str, list[tuple[str, int, int | None]]]
@@ -113,7 +113,7 @@ class Lake:
                 needed |= {manifest.manifest_path} | {entry.data_file.file_path for entry in entries}
             missing = sorted(needed - present)
             assert not missing, f"snapshot {snapshot.snapshot_id} of {table.name()} needs {missing}"
-            commits.append(str(snapshot.summary[COMMIT_TOKEN]) if snapshot.summary else "")
+            commits.append(snapshot.summary.additional_properties.get(COMMIT_TOKEN, "") if snapshot.summary else "")
         return TableState(sorted_rows(table.scan().to_arrow()), tuple(commits))
 
     def _parquet_tables(self) -> dict[str, TableState]:

@@ -1,6 +1,7 @@
 """The stages under test, as the specs that the operator would give to their jobs."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 PIPELINE = "shop"
@@ -83,6 +84,17 @@ def http_work(url: str) -> dict[str, Any]:
         "retries": 2,
     }
     return {"ingest": {"sources": [{"name": "answers", "source": {"http": http}}]}}
+
+
+def maintenance_work(tables: Sequence[str], *, compact: bool) -> dict[str, Any]:
+    """Maintenance that keeps one snapshot of what was superseded an hour ago; files just written are nobody's orphans."""
+    settings = {
+        "compact": {"enabled": compact},
+        "expireSnapshots": {"olderThan": "1h", "keepLast": 1},
+        "removeOrphans": {"olderThan": "1h"},
+    }
+    names = [dict(zip(("namespace", "name"), table.split("."), strict=True)) for table in tables]
+    return {"maintenance": {"tables": names, "settings": settings}}
 
 
 def columns(*definitions: tuple[str, str, str, bool]) -> list[dict[str, Any]]:

@@ -110,6 +110,21 @@ def test_duckdb_reads_the_pulse_from_minio(
     Path("/dev/shm/pulse.parquet").unlink()
 
 
+def test_maintenance_keeps_the_rows(
+    kubernetes: Kubernetes, runs: dict[str, dict[str, Any]], catalog: SqlCatalog
+) -> None:
+    before = {table: readers.pyiceberg_rows(catalog, table) for table in TABLES}
+    kubernetes.apply(run("crypto-maintenance", "crypto", DAYS[-1], stages=["maintenance"]))
+    done = kubernetes.wait_succeeded("crypto-maintenance")
+    did = stage(done, "maintenance")
+    assert {table["name"] for table in did["tables"]} >= set(TABLES)
+    assert " files became " in did["message"]
+    (job,) = kubernetes.jobs_of("crypto-maintenance")
+    image = job["spec"]["template"]["spec"]["containers"][0]["image"]
+    assert image.split(":")[0].endswith("lakehouse/maintenance")
+    assert {table: readers.pyiceberg_rows(catalog, table) for table in TABLES} == before
+
+
 def test_get_and_describe_speak_to_a_person(kubernetes: Kubernetes, runs: dict[str, dict[str, Any]]) -> None:
     table = kubernetes.run("get", "lhp,lhr")
     heads = [line.split() for line in table.splitlines() if line.startswith("NAME")]

@@ -15,8 +15,8 @@ from support.binaries import binary
 from support.readers import Row
 
 Json = dict[str, Any]
-STAGES = ("ingest", "silver", "gold")
-LAYERS = {"ingest": "bronze", "silver": "silver", "gold": "gold"}
+STAGES = ("ingest", "silver", "gold", "maintenance")
+LAYERS = {"ingest": "bronze", "silver": "silver", "gold": "gold", "maintenance": "silver"}
 
 
 @dataclass(frozen=True)
@@ -147,8 +147,13 @@ class Lakehouse:
 
     def reports(self, stage: str | None = None) -> list[Json]:
         """The report objects of all stages, in the order in which they ended."""
-        folders = [self.folder / LAYERS[name] / "_lakehouse" / "runs" for name in STAGES if stage in (None, name)]
-        paths = [path for folder in folders for path in folder.rglob("*.json") if not path.stem.endswith("-inputs")]
+        wanted = [name for name in STAGES if stage in (None, name)]
+        paths = [
+            path
+            for name in wanted
+            for path in (self.folder / LAYERS[name] / "_lakehouse" / "runs").rglob(f"{name}-*.json")
+            if not path.stem.endswith("-inputs")
+        ]
         reports: list[Json] = [json.loads(path.read_text()) for path in paths]
         return sorted(reports, key=lambda report: (report["finishedAt"], STAGES.index(report["stage"])))
 

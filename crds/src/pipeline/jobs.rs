@@ -36,6 +36,9 @@ pub struct JobSettings {
     /// Overrides for gold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gold: Option<StageSettings>,
+    /// Overrides for maintenance.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<StageSettings>,
 }
 
 /// Overrides for one stage.
@@ -93,6 +96,7 @@ impl JobSettings {
             Stage::Ingest => self.ingest.as_ref(),
             Stage::Silver => self.silver.as_ref(),
             Stage::Gold => self.gold.as_ref(),
+            Stage::Maintenance => self.maintenance.as_ref(),
         };
         EffectiveSettings {
             retries: own.and_then(|s| s.retries).or(self.retries).unwrap_or(3),

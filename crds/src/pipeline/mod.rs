@@ -2,6 +2,7 @@
 
 pub mod gold;
 pub mod jobs;
+pub mod maintenance;
 pub mod scrape;
 pub mod silver;
 pub mod source;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::IntervalGrain;
 pub use gold::{GoldModel, ModelTest, TestRow};
 pub use jobs::{JobSettings, Resources, StageSettings};
+pub use maintenance::{Compact, ExpireSnapshots, Maintenance, RemoveOrphans};
 pub use scrape::{Robots, ScrapeField, ScrapeNext, ScrapePaging, ScrapeSource};
 pub use silver::{CastError, Column, Deduplicate, Expectation, Keep, Otherwise, SilverTable, TimeUnit};
 pub use source::{
@@ -74,6 +76,9 @@ pub struct LakehousePipelineSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub gold: Vec<GoldModel>,
+    /// What the stage `maintenance` does to the tables. Absent: the pipeline has no such stage. It is no part of what decides rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Maintenance>,
     /// Retries, timeouts and resources of the Jobs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jobs: Option<JobSettings>,

@@ -119,7 +119,7 @@ fn resolve_pipeline(bundle: &Bundle, pipeline: &LakehousePipeline, verdict: usiz
     let mut compiled = Compiled { verdict, name, namespace, definition, interval, tables: Vec::new(), models: Vec::new() };
     for spec in resolve(&pipeline.spec, &lakehouse, &request).map_err(|error| error.to_string())? {
         match spec.work {
-            Work::Ingest { .. } => {}
+            Work::Ingest { .. } | Work::Maintenance { .. } => {}
             Work::Silver { tables, .. } => compiled.tables = tables,
             Work::Gold { models } => compiled.models = models,
         }

@@ -101,7 +101,9 @@ impl Workshop {
         let identity = identity(order);
         let known = self.runs.newest(&identity).await?;
         let run = match known {
-            Some(run) if run.state == RunState::Succeeded && !order.again => return Ok(Finished { run, already: true }),
+            Some(run) if run.state == RunState::Succeeded && !order.again && !has_maintenance(&run) => {
+                return Ok(Finished { run, already: true });
+            }
             Some(run) if goes_on(&run) => run,
             _ => new_run(order, label, identity),
         };
@@ -185,6 +187,7 @@ impl Workshop {
             }
             Stage::Silver => Box::pin(lakehouse_silver::run(spec, storage, &self.catalog_uri, progress)).await,
             Stage::Gold => Box::pin(lakehouse_gold::run(spec, storage, &self.catalog_uri, progress)).await,
+            Stage::Maintenance => Box::pin(lakehouse_maintenance::run(spec, storage, &self.catalog_uri, progress)).await,
         };
         lakehouse_shell::execute(spec, &self.storage, progress, work).await.0
     }
@@ -199,6 +202,11 @@ fn goes_on(run: &RunRecord) -> bool {
         RunState::Failed => run.stages.iter().any(passing),
         RunState::Succeeded => false,
     }
+}
+
+/// Whether a run's outcome is out of date at once: what maintenance has to do depends on the tables, not on the interval.
+fn has_maintenance(run: &RunRecord) -> bool {
+    run.stages.iter().any(|record| record.stage == Stage::Maintenance)
 }
 
 fn new_run(order: &Order<'_>, label: &str, identity: String) -> RunRecord {

@@ -43,7 +43,7 @@ impl RunProgress {
         if self.bars {
             state.bar = ProgressBar::new_spinner();
             state.bar.enable_steady_tick(Duration::from_millis(100));
-            set_style(&state.bar, "{spinner} {prefix:<7} {wide_msg} {elapsed}");
+            set_style(&state.bar, "{spinner} {prefix:<11} {wide_msg} {elapsed}");
             state.bar.set_prefix(stage.as_str());
         } else {
             self.line(&state, "stage", json!({"state": "Running", "attempt": attempt}));
@@ -56,15 +56,20 @@ impl RunProgress {
         let totals = report.totals();
         if self.bars {
             let mark = if report.failure.is_none() { "✓" } else { "✗" };
-            set_style(&state.bar, &format!("{mark} {{prefix:<7}} {{wide_msg}} {{elapsed}}"));
+            set_style(&state.bar, &format!("{mark} {{prefix:<11}} {{wide_msg}} {{elapsed}}"));
             let already = report.tables.iter().all(|table| table.already_committed) && !report.tables.is_empty();
             let note = if already { " (was there already)" } else { "" };
-            state.bar.finish_with_message(format!("{} rows read, {} written{note}", totals.rows_read, totals.rows_written));
+            let rows = || format!("{} rows read, {} written{note}", totals.rows_read, totals.rows_written);
+            state.bar.finish_with_message(report.maintained().map_or_else(rows, |maintained| maintained.to_string()));
             return;
         }
         let failure = report.failure.as_ref().map(|failure| format!("{}: {}", failure.reason, failure.message));
         let word = if failure.is_none() { "Succeeded" } else { "Failed" };
-        self.line(&state, "stage", json!({"state": word, "attempt": report.attempt, "failure": failure, "totals": totals}));
+        let mut more = json!({"state": word, "attempt": report.attempt, "failure": failure, "totals": totals});
+        if let (Some(more), Some(maintained)) = (more.as_object_mut(), report.maintained()) {
+            more.insert("maintenance".to_owned(), json!(maintained));
+        }
+        self.line(&state, "stage", more);
     }
 
     fn line(&self, state: &State, event: &str, more: Value) {

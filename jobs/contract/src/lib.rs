@@ -26,7 +26,7 @@ pub use keys::{RunId, TableRef};
 pub use lakehouse_api::common::{IntervalGrain, Stage};
 pub use manifest::{BronzeManifest, BronzeObject, SourceManifest};
 pub use progress::{NoProgress, Progress};
-pub use report::{ExpectationResult, StageFuture, StageOutcome, StageReport, TableReport, Termination, Totals};
+pub use report::{ExpectationResult, MaintenanceReport, StageFuture, StageOutcome, StageReport, TableReport, Termination, Totals};
 pub use resolve::{ResolveError, resolve};
 pub use spec::{
     Decode, HttpConnection, IngestSource, ResolvedGold, ResolvedSilver, ResolvedSource, RunRef, SilverInput, StageSpec, StoreLocation,

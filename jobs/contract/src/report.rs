@@ -1,6 +1,6 @@
 //! What a stage says at its end: the full report object, and its short form in the termination message.
 
-use std::{collections::BTreeMap, pin::Pin};
+use std::{collections::BTreeMap, fmt, pin::Pin};
 
 use chrono::{DateTime, Utc};
 use lakehouse_api::common::Stage;
@@ -102,6 +102,83 @@ pub struct TableReport {
     /// Results of the expectations.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub expectations: Vec<ExpectationResult>,
+    /// What maintenance did; only in reports of that stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<MaintenanceReport>,
+}
+
+/// What maintenance did to a table, or to all of a stage's tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct MaintenanceReport {
+    /// Live data files before.
+    pub files_before: u64,
+    /// Live data files afterwards.
+    pub files_after: u64,
+    /// Their bytes before.
+    pub bytes_before: u64,
+    /// Their bytes afterwards.
+    pub bytes_after: u64,
+    /// Manifests of the current snapshot before.
+    pub manifests_before: u64,
+    /// Manifests of the current snapshot afterwards.
+    pub manifests_after: u64,
+    /// Data files that compaction put together.
+    pub files_compacted: u64,
+    /// Groups of files left as they are because another writer changed them meanwhile.
+    pub groups_skipped: u64,
+    /// Snapshots (Parquet: generations) forgotten.
+    pub snapshots_expired: u64,
+    /// Snapshots (Parquet: generations) left.
+    pub snapshots_left: u64,
+    /// Objects deleted that only forgotten snapshots needed.
+    pub expired_files_deleted: u64,
+    /// Objects deleted that nothing referred to; with `dryRun` those that would be.
+    pub orphans_deleted: u64,
+    /// Bytes of them.
+    pub orphan_bytes: u64,
+    /// Objects that could not be deleted; the next maintenance tries again.
+    pub not_deleted: u64,
+}
+
+impl MaintenanceReport {
+    /// The sums of both.
+    #[must_use]
+    pub const fn plus(self, other: &Self) -> Self {
+        Self {
+            files_before: self.files_before + other.files_before,
+            files_after: self.files_after + other.files_after,
+            bytes_before: self.bytes_before + other.bytes_before,
+            bytes_after: self.bytes_after + other.bytes_after,
+            manifests_before: self.manifests_before + other.manifests_before,
+            manifests_after: self.manifests_after + other.manifests_after,
+            files_compacted: self.files_compacted + other.files_compacted,
+            groups_skipped: self.groups_skipped + other.groups_skipped,
+            snapshots_expired: self.snapshots_expired + other.snapshots_expired,
+            snapshots_left: self.snapshots_left + other.snapshots_left,
+            expired_files_deleted: self.expired_files_deleted + other.expired_files_deleted,
+            orphans_deleted: self.orphans_deleted + other.orphans_deleted,
+            orphan_bytes: self.orphan_bytes + other.orphan_bytes,
+            not_deleted: self.not_deleted + other.not_deleted,
+        }
+    }
+}
+
+impl fmt::Display for MaintenanceReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let deleted = self.expired_files_deleted + self.orphans_deleted;
+        write!(
+            f,
+            "{} files became {}, {} snapshots expired, {deleted} objects deleted",
+            self.files_before, self.files_after, self.snapshots_expired
+        )?;
+        for (count, words) in [(self.groups_skipped, "groups of files left to other writers"), (self.not_deleted, "objects not deleted")] {
+            if count > 0 {
+                write!(f, ", {count} {words}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Result of one expectation.
@@ -148,6 +225,13 @@ impl StageReport {
     }
 }
 
+impl StageReport {
+    /// What maintenance did to all tables; none in the report of another stage.
+    pub fn maintained(&self) -> Option<MaintenanceReport> {
+        self.tables.iter().filter_map(|table| table.maintenance).reduce(|sum, report| sum.plus(&report))
+    }
+}
+
 /// Most bytes of a termination message; Kubernetes cuts at 4096.
 pub const TERMINATION_LIMIT: usize = 2048;
 
@@ -162,6 +246,9 @@ pub struct Termination {
     pub failure: Option<ReportedFailure>,
     /// Sums over all tables.
     pub totals: Totals,
+    /// What maintenance did to all tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<MaintenanceReport>,
     /// `name`, `snapshot`, rows written; cut where there are too many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<(String, Option<String>, u64)>,
@@ -181,6 +268,7 @@ impl Termination {
             contract: report.contract,
             failure: report.failure.clone(),
             totals: report.totals(),
+            maintenance: report.maintained(),
             tables: report.tables.iter().map(|t| (t.name.clone(), t.snapshot.clone(), t.rows_written)).collect(),
             report: uri,
             report_digest: digest,
@@ -219,6 +307,7 @@ mod tests {
             contract: 1,
             failure: Some(ReportedFailure { reason: Reason::Internal, message: "ä\"".repeat(5_000), retryable: true }),
             totals: Totals::default(),
+            maintenance: Some(MaintenanceReport::default()),
             tables: (0..200).map(|n| (format!("silver.table_{n}"), Some(n.to_string()), n)).collect(),
             report: Some("s3://silver/report.json".into()),
             report_digest: Some("00".repeat(32)),

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use lakehouse_api::{
     LakehousePipelineSpec, LakehouseSpec,
-    common::{IntervalGrain, Stage},
+    common::{HumanDuration, IntervalGrain, Stage},
     lakehouse::Connection,
-    pipeline::{FileFormat, History, HttpSource, ScrapeSource, SilverTable, Source},
+    pipeline::{FileFormat, History, HttpSource, Maintenance, ScrapeSource, SilverTable, Source},
 };
 use lakehouse_html::{Link, RuleError, Rules};
 use url::Url;
 
 use crate::{
-    CONTRACT_VERSION, ColumnType, Interval,
+    CONTRACT_VERSION, ColumnType, Interval, TableRef,
     env::connection_token,
     interval::InvalidInterval,
     keys::RunId,
@@ -132,6 +132,18 @@ pub enum ResolveError {
     /// A parameter that the definition does not declare.
     #[error("parameters.{0}: the pipeline declares no such parameter")]
     UnknownParameter(String),
+    /// Orphans would be deleted while the attempt that wrote them may still commit them.
+    #[error(
+        "spec.maintenance.removeOrphans.olderThan: {age} is not more than {stage}'s timeout of {timeout}: files that an attempt is about to commit could be deleted"
+    )]
+    OrphansTooYoung {
+        /// The age.
+        age: HumanDuration,
+        /// A stage that writes tables.
+        stage: Stage,
+        /// Its timeout.
+        timeout: HumanDuration,
+    },
     /// A stage that the definition has nothing for.
     #[error("stages: the pipeline has no {0} stage")]
     NoSuchStage(Stage),
@@ -145,6 +157,7 @@ pub fn resolve(definition: &LakehousePipelineSpec, lakehouse: &LakehouseSpec, re
     let grain = definition.interval;
     let interval = request.interval.aligned(grain)?;
     let stages = stages(definition, &request.stages)?;
+    let maintenance = maintenance(definition)?;
     let values = values(&interval, grain, &parameters(definition, request)?);
     let run =
         RunRef { name: request.run_name.clone(), id: RunId::new(&request.run_name, &request.run_uid), created_at: request.created_at };
@@ -163,6 +176,7 @@ pub fn resolve(definition: &LakehousePipelineSpec, lakehouse: &LakehouseSpec, re
                 tables: resolve_silver(definition)?,
             },
             Stage::Gold => Work::Gold { models: resolve_gold(definition, grain, &interval) },
+            Stage::Maintenance => Work::Maintenance { tables: tables(definition), settings: maintenance.cloned().unwrap_or_default() },
         };
         specs.push(StageSpec {
             contract: CONTRACT_VERSION,
@@ -204,17 +218,39 @@ pub fn check(
     resolve(definition, lakehouse, &request).map(drop)
 }
 
-/// The stages that the definition has something for, in order; `wanted` empty means all of them.
+/// The stages that the definition has something for, in order; `wanted` empty means those of [`Stage::DEFAULT`].
 fn stages(definition: &LakehousePipelineSpec, wanted: &[Stage]) -> Result<Vec<Stage>, ResolveError> {
     let has = |stage: &Stage| match stage {
         Stage::Ingest => true,
         Stage::Silver => !definition.silver.is_empty(),
         Stage::Gold => !definition.gold.is_empty(),
+        Stage::Maintenance => definition.maintenance.is_some(),
     };
     if let Some(missing) = wanted.iter().find(|stage| !has(stage)) {
         return Err(ResolveError::NoSuchStage(*missing));
     }
-    Ok(Stage::ALL.into_iter().filter(|s| has(s) && (wanted.is_empty() || wanted.contains(s))).collect())
+    let wanted = if wanted.is_empty() { &Stage::DEFAULT[..] } else { wanted };
+    Ok(Stage::ALL.into_iter().filter(|s| has(s) && wanted.contains(s)).collect())
+}
+
+/// The settings of maintenance, checked against the time that a write may take.
+fn maintenance(definition: &LakehousePipelineSpec) -> Result<Option<&Maintenance>, ResolveError> {
+    let Some(maintenance) = &definition.maintenance else { return Ok(None) };
+    let jobs = definition.jobs.clone().unwrap_or_default();
+    let age = maintenance.remove_orphans.older_than;
+    for stage in [Stage::Silver, Stage::Gold, Stage::Maintenance] {
+        let timeout = jobs.effective(stage).timeout;
+        if maintenance.remove_orphans.enabled && age <= timeout {
+            return Err(ResolveError::OrphansTooYoung { age, stage, timeout });
+        }
+    }
+    Ok(Some(maintenance))
+}
+
+/// All tables that runs of the definition write to.
+fn tables(definition: &LakehousePipelineSpec) -> Vec<TableRef> {
+    let silver = definition.silver.iter().flat_map(|table| ["silver", "quarantine"].map(|namespace| TableRef::new(namespace, &table.name)));
+    silver.chain(definition.gold.iter().map(|model| TableRef::new("gold", &model.name))).collect()
 }
 
 fn parameters(definition: &LakehousePipelineSpec, request: &Request) -> Result<BTreeMap<String, String>, ResolveError> {

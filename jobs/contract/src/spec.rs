@@ -4,14 +4,14 @@ use chrono::{DateTime, Utc};
 use lakehouse_api::{
     common::{IntervalGrain, Stage},
     pipeline::{
-        ClickstreamSource, FileFormat, GoldModel, History, Paging, PulseSource, Robots, ScrapeField, ScrapePaging, SensorsSource,
-        SilverTable,
+        ClickstreamSource, FileFormat, GoldModel, History, Maintenance, Paging, PulseSource, Robots, ScrapeField, ScrapePaging,
+        SensorsSource, SilverTable,
     },
 };
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{Interval, RunId};
+use crate::{Interval, RunId, TableRef};
 
 /// What one attempt of one stage has to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -102,6 +102,14 @@ pub enum Work {
     Gold {
         /// The models, in the order of the definition; the job orders them by what they read.
         models: Vec<ResolvedGold>,
+    },
+    /// Maintain tables.
+    #[serde(rename_all = "camelCase")]
+    Maintenance {
+        /// The tables that the definition may write to; those that do not exist yet are passed over.
+        tables: Vec<TableRef>,
+        /// What to do to them.
+        settings: Maintenance,
     },
 }
 
@@ -278,6 +286,7 @@ impl StageSpec {
             Work::Ingest { .. } => Stage::Ingest,
             Work::Silver { .. } => Stage::Silver,
             Work::Gold { .. } => Stage::Gold,
+            Work::Maintenance { .. } => Stage::Maintenance,
         }
     }
 

@@ -51,7 +51,7 @@ pub(crate) fn table_failure(error: &TableError) -> StageFailure {
         TableError::MergeTie { .. } => Reason::MergeTie,
         TableError::Conflict { .. } => Reason::CommitConflict,
         TableError::Commit(error) => commit_reason(error),
-        TableError::Corrupt { .. } | TableError::AppendRewritten { .. } => Reason::InputCorrupt,
+        TableError::Corrupt { .. } | TableError::AppendRewritten { .. } | TableError::NoSuchSnapshot { .. } => Reason::InputCorrupt,
         TableError::Iceberg { .. } => Reason::StoreUnavailable,
         TableError::Delta { cause, .. } => delta_reason(cause),
         TableError::Arrow { .. } | TableError::Task { .. } => Reason::Internal,

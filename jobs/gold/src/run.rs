@@ -11,7 +11,7 @@ use lakehouse_contract::{
 };
 use lakehouse_storage::Storage;
 use lakehouse_tables::{
-    BatchStream, BoxError, Commit, Committed, Declared, PartitionField, Table, TableDef, TableFormat, Tables, WriteMode,
+    BatchStream, BoxError, Commit, Committed, Declared, PartitionField, Table, TableDef, TableError, TableFormat, Tables, WriteMode,
 };
 
 use crate::{
@@ -63,7 +63,12 @@ async fn work(
         let stage = ModelRun { spec, engine: &engine, tables: &tables, progress, model };
         let (table, committed) = stage.compute(schema, &token).await?;
         if models.iter().any(|other| other.query.tables().contains(&model.table)) {
-            let provider = table.provider(Some(&committed.snapshot)).await.map_err(|error| table_failure(&error))?;
+            let provider = match table.provider(Some(&committed.snapshot)).await {
+                // The commit was found, and its state has expired since: the current one holds its rows and what came later.
+                Err(TableError::NoSuchSnapshot { .. }) if committed.already => table.provider(None).await,
+                other => other,
+            };
+            let provider = provider.map_err(|error| table_failure(&error))?;
             engine.register(&model.table, provider).map_err(|error| sql_failure(&model.table, &error))?;
         }
         outcome.tables.push(report(&model.table, &committed));

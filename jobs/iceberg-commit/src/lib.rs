@@ -6,6 +6,9 @@
 //! the very metadata that it is about to replace. After a lost answer the loop reads the table to learn whether the commit happened; files that
 //! a snapshot may reference are never deleted.
 //!
+//! For maintenance, [`expirable`] says which snapshots may go, [`Plan::expired`] takes them out in such a commit, and [`references`] names every
+//! object that a table still needs.
+//!
 //! The catalog uses the tables `iceberg_tables` and `iceberg_namespace_properties` (schema V1) that PyIceberg's `SqlCatalog` and the JDBC
 //! catalogs of Spark and Trino use, on SQLite and Postgres. Data and metadata move through `object_store` ([`ObjectStoreIo`]).
 
@@ -15,6 +18,8 @@ mod error;
 mod io;
 mod live;
 mod plan;
+mod references;
+mod retention;
 mod snapshot;
 mod turns;
 
@@ -24,6 +29,9 @@ pub use error::CommitError;
 pub use io::ObjectStoreIo;
 pub use live::{LiveFile, live_files};
 pub use plan::Plan;
+pub use references::{References, files_of_snapshots, references};
+pub use retention::{Retention, expirable};
+pub use snapshot::manifest_counts;
 
 /// Result of this crate.
 pub type Result<T, E = CommitError> = std::result::Result<T, E>;

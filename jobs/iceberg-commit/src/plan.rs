@@ -25,6 +25,10 @@ pub struct Plan {
     pub sort_order: Option<SortOrder>,
     /// Whether to add a snapshot. Without one, only properties, schema and sort order change.
     pub snapshot: bool,
+    /// Whether all small manifests are merged into one, however few they are; otherwise they are once they are many.
+    pub merge_manifests: bool,
+    /// Snapshots to forget, as [`crate::expirable`] found them in the attempt's metadata.
+    pub expired: Vec<i64>,
     /// Files written for this attempt alone, deleted when the attempt surely failed.
     pub scratch: Vec<String>,
 }
@@ -42,6 +46,8 @@ impl Plan {
             schema: None,
             sort_order: None,
             snapshot: true,
+            merge_manifests: false,
+            expired: Vec::new(),
             scratch: Vec::new(),
         }
     }

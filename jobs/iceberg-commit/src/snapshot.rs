@@ -48,6 +48,7 @@ pub(crate) async fn prepare(base: &Table, snapshot_id: i64, plan: Plan) -> Resul
         updates.push(TableUpdate::SetProperties { updates: plan.properties.clone() });
     }
     let with_snapshot = plan.snapshot;
+    let forgotten = forget(base.metadata(), &plan.expired);
     if with_snapshot {
         let mut producer = Producer { table: base, snapshot_id, commit: Uuid::new_v4(), manifests: 0, written: Vec::new() };
         let snapshot = producer.snapshot(plan).await?;
@@ -58,6 +59,7 @@ pub(crate) async fn prepare(base: &Table, snapshot_id: i64, plan: Plan) -> Resul
             reference: SnapshotReference::new(snapshot_id, SnapshotRetention::branch(None, None, None)),
         });
     }
+    updates.extend(forgotten);
     let from = base.metadata_location().map(str::to_owned);
     let mut builder = base.metadata().clone().into_builder(from.clone());
     for update in updates {
@@ -75,6 +77,21 @@ pub(crate) async fn prepare(base: &Table, snapshot_id: i64, plan: Plan) -> Resul
     Ok(Prepared { metadata, location, snapshot_id: with_snapshot.then_some(snapshot_id), written })
 }
 
+/// The updates that take snapshots, with their statistics, out of the metadata.
+fn forget(metadata: &TableMetadata, expired: &[i64]) -> Vec<TableUpdate> {
+    if expired.is_empty() {
+        return Vec::new();
+    }
+    let gone: HashSet<i64> = expired.iter().copied().collect();
+    let statistics = metadata.statistics_iter().map(|file| file.snapshot_id).filter(|id| gone.contains(id));
+    let partitions = metadata.partition_statistics_iter().map(|file| file.snapshot_id).filter(|id| gone.contains(id));
+    statistics
+        .map(|snapshot_id| TableUpdate::RemoveStatistics { snapshot_id })
+        .chain(partitions.map(|snapshot_id| TableUpdate::RemovePartitionStatistics { snapshot_id }))
+        .chain([TableUpdate::RemoveSnapshots { snapshot_ids: expired.to_vec() }])
+        .collect()
+}
+
 struct Producer<'a> {
     table: &'a Table,
     snapshot_id: i64,
@@ -88,7 +105,7 @@ impl Producer<'_> {
         let metadata = self.table.metadata();
         let summary = self.summary(&plan)?;
         let sequence_number = metadata.next_sequence_number();
-        let mut manifests = self.carry_over(&plan.removed).await?;
+        let mut manifests = self.carry_over(&plan.removed, plan.merge_manifests).await?;
         if !plan.added.is_empty() {
             manifests.push(self.added(plan.added).await?);
         }
@@ -107,7 +124,7 @@ impl Producer<'_> {
     }
 
     /// The manifests of the current snapshot without the removed files; many small manifests become one.
-    async fn carry_over(&mut self, removed: &[LiveFile]) -> Result<Vec<ManifestFile>> {
+    async fn carry_over(&mut self, removed: &[LiveFile], merge: bool) -> Result<Vec<ManifestFile>> {
         let failed = CommitError::iceberg(self.table.identifier());
         let Some(current) = self.table.metadata().current_snapshot() else {
             return self.all_found(removed, &HashSet::new()).map(|()| Vec::new());
@@ -118,12 +135,8 @@ impl Producer<'_> {
         let live: Vec<ManifestFile> =
             list.entries().iter().filter(|manifest| manifest.has_added_files() || manifest.has_existing_files()).cloned().collect();
         let default_spec = self.table.metadata().default_partition_spec_id();
-        let small = |manifest: &ManifestFile| {
-            manifest.content == ManifestContentType::Data
-                && manifest.partition_spec_id == default_spec
-                && manifest.manifest_length < MERGED_BYTES
-        };
-        let merging = live.iter().filter(|manifest| small(manifest)).count() >= MERGE_FROM;
+        let small = |manifest: &ManifestFile| is_small(manifest, default_spec);
+        let merging = live.iter().filter(|manifest| small(manifest)).count() >= if merge { 2 } else { MERGE_FROM };
         let mut kept = Vec::new();
         let mut found = HashSet::new();
         let mut merged: Option<ManifestWriter> = None;
@@ -238,6 +251,23 @@ impl Producer<'_> {
         };
         Ok(Summary { operation, additional_properties: properties })
     }
+}
+
+/// Whether a manifest is merged with others of its kind.
+fn is_small(manifest: &ManifestFile, default_spec: i32) -> bool {
+    manifest.content == ManifestContentType::Data && manifest.partition_spec_id == default_spec && manifest.manifest_length < MERGED_BYTES
+}
+
+/// How many manifests the current snapshot has, and how many of them [`Plan::merge_manifests`] would make one.
+///
+/// # Errors
+/// [`CommitError::Iceberg`].
+pub async fn manifest_counts(table: &Table) -> Result<(usize, usize)> {
+    let Some(current) = table.metadata().current_snapshot() else { return Ok((0, 0)) };
+    let failed = CommitError::iceberg(table.identifier());
+    let list = table.manifest_list_reader(current).load().await.map_err(&failed)?;
+    let default_spec = table.metadata().default_partition_spec_id();
+    Ok((list.entries().len(), list.entries().iter().filter(|manifest| is_small(manifest, default_spec)).count()))
 }
 
 /// A count of a summary; none when another writer left it out, since then no total can be known.

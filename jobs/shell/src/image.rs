@@ -24,6 +24,7 @@ where
                 contract: CONTRACT_VERSION,
                 failure: Some((&failure).into()),
                 totals: Totals::default(),
+                maintenance: None,
                 tables: Vec::new(),
                 report: None,
                 report_digest: None,

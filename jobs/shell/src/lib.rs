@@ -23,6 +23,8 @@ pub const fn layer_of(stage: lakehouse_contract::Stage) -> Layer {
         lakehouse_contract::Stage::Ingest => Layer::Bronze,
         lakehouse_contract::Stage::Silver => Layer::Silver,
         lakehouse_contract::Stage::Gold => Layer::Gold,
+        // It writes to both; its reports lie beside those of silver, which every pipeline with tables has.
+        lakehouse_contract::Stage::Maintenance => Layer::Silver,
     }
 }
 

@@ -1,7 +1,7 @@
 //! What a commit changes: which files come and which go, by the write mode, from the state that it will follow.
 
 use crate::ledger::{self, Entry};
-use crate::live::TableFiles;
+use crate::live::{Appended, TableFiles};
 use crate::merge::MergeRules;
 use crate::replace::IntervalRows;
 use crate::table::StagedContent;
@@ -77,7 +77,10 @@ pub(crate) async fn changes<F: TableFiles>(
         (WriteMode::Append, StagedContent::Files(added)) => {
             changes.added.clone_from(added);
             if let Some(earlier) = latest {
-                changes.removed = appended_by(&table, files, earlier, commit).await?;
+                let appended = appended_by(&table, files, earlier, commit).await?;
+                changes.scratch = paths(&appended.others);
+                changes.removed = appended.files;
+                changes.added.extend(appended.others);
             }
         }
         (WriteMode::Overwrite, StagedContent::Files(added)) => {
@@ -109,20 +112,18 @@ pub(crate) async fn changes<F: TableFiles>(
     Ok(changes)
 }
 
-/// The live files of an earlier append, which must still hold all of its rows.
-async fn appended_by<F: TableFiles>(table: &TableRef, files: &F, earlier: &Entry, commit: &Commit) -> Result<Vec<F::Live>> {
-    let mut live = files.live().await?;
-    live.retain(|live| files.is_of(live, earlier));
-    let found: u64 = live.iter().map(|live| live.as_ref().record_count()).sum();
-    if earlier.mode != ledger::mode_name(&WriteMode::Append) || found != earlier.rows {
+/// The live files with the rows of an earlier append, which must be all there.
+async fn appended_by<F: TableFiles>(table: &TableRef, files: &F, earlier: &Entry, commit: &Commit) -> Result<Appended<F::Live>> {
+    let appended = files.appended(earlier).await?;
+    if earlier.mode != ledger::mode_name(&WriteMode::Append) || appended.rows != earlier.rows {
         return Err(TableError::AppendRewritten {
             table: table.clone(),
             interval: ledger::interval_start(commit),
             expected: earlier.rows,
-            found,
+            found: appended.rows,
         });
     }
-    Ok(live)
+    Ok(appended)
 }
 
 fn paths(files: &[DataFile]) -> Vec<String> {

@@ -8,11 +8,13 @@ use crate::evolution::{self, Evolution, Planned};
 use crate::folder::folder_of;
 use crate::iceberg_table::{OWNER, SORT_BY};
 use crate::ledger::{self, Entry};
-use crate::live::TableFiles;
+use crate::live::{Appended, TableFiles};
 use crate::parquet_provider::{DataObject, ParquetProvider};
 use crate::table::StagedContent;
 use crate::writer::{Check, FileLayout};
-use crate::{BatchStream, Commit, Committed, PartitionField, Result, Staged, Table, TableError, TableFormat, lease, registry, schema};
+use crate::{
+    BatchStream, Commit, Committed, Maintained, PartitionField, Result, Staged, Table, TableError, TableFormat, lease, registry, schema,
+};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
@@ -148,13 +150,7 @@ impl DeltaTable {
 
     /// The metadata that the definition asks for; none when nothing is to change.
     fn change(&self, definition: &TableDef, state: &State) -> Result<Option<Change>> {
-        if state.owner() != definition.owner {
-            return Err(TableError::OwnedByOther {
-                table: self.table.clone(),
-                owner: state.owner().to_owned(),
-                asking: definition.owner.clone(),
-            });
-        }
+        self.check_owner(state, &definition.owner)?;
         let planned = self.planned(definition, state)?;
         if !planned.refused.is_empty() {
             return Err(TableError::SchemaMismatch { table: self.table.clone(), refused: planned.refused });
@@ -178,6 +174,28 @@ impl DeltaTable {
             metadata: Some(metadata),
             ..Change::default()
         }))
+    }
+
+    /// Delta tables are left to the commands of Delta's own programs, `OPTIMIZE` and `VACUUM`, which keep what is needed here.
+    pub(crate) async fn maintain(&self, owner: &str) -> Result<Maintained> {
+        let state = self.load().await?;
+        self.check_owner(&state, owner)?;
+        let files = state.snapshot.files();
+        let (count, bytes) = files.fold((0, 0), |(count, bytes), add| (count + 1, bytes + add.size.unsigned_abs()));
+        let mut done = Maintained { snapshot: Some(state.snapshot.version().to_string()), ..Maintained::default() };
+        done.counts.files_before = count;
+        done.counts.files_after = count;
+        done.counts.bytes_before = bytes;
+        done.counts.bytes_after = bytes;
+        tracing::info!(table = %self.table, "Delta tables are not maintained here");
+        Ok(done)
+    }
+
+    fn check_owner(&self, state: &State, asking: &str) -> Result<()> {
+        if state.owner() != asking {
+            return Err(TableError::OwnedByOther { table: self.table.clone(), owner: state.owner().to_owned(), asking: asking.to_owned() });
+        }
+        Ok(())
     }
 
     async fn load(&self) -> Result<State> {
@@ -279,10 +297,11 @@ impl DeltaTable {
         let changes = changes(&files, layout.clone(), staged, commit, latest.as_ref().map(|batch| &batch.entry)).await?;
         let version = state.snapshot.version() + 1;
         let entry = changes.entry(commit, version.to_string());
-        Ok(Decision::Commit(Box::new(self.change(&layout, changes, &entry, commit)?)))
+        Ok(Decision::Commit(Box::new(self.publication(&layout, changes, &entry, commit)?)))
     }
 
-    fn change(&self, layout: &FileLayout, changes: Changes<DeltaFile>, entry: &Entry, commit: &Commit) -> Result<Change> {
+    /// The files that come and go as one commit of the log, with the token.
+    fn publication(&self, layout: &FileLayout, changes: Changes<DeltaFile>, entry: &Entry, commit: &Commit) -> Result<Change> {
         let now = Utc::now().timestamp_millis();
         let corrupt = |error: serde_json::Error| TableError::Corrupt {
             table: self.table.clone(),
@@ -425,8 +444,11 @@ impl TableFiles for DeltaFiles<'_> {
         self.state.schema.field_id_by_name(column)
     }
 
-    fn is_of(&self, live: &DeltaFile, append: &Entry) -> bool {
-        live.path.starts_with(&stem_of(&append.token))
+    async fn appended(&self, append: &Entry) -> Result<Appended<DeltaFile>> {
+        let stem = stem_of(&append.token);
+        let mut files = self.live().await?;
+        files.retain(|live| live.path.starts_with(&stem));
+        Ok(Appended { rows: files.iter().map(|live| live.file.record_count()).sum(), files, others: Vec::new() })
     }
 }
 

@@ -98,6 +98,14 @@ pub enum TableError {
         /// Rows still in its own files.
         found: u64,
     },
+    /// A state of the table that is asked for is not there any more.
+    #[error("table {table}: there is no snapshot {snapshot}; it may have expired")]
+    NoSuchSnapshot {
+        /// The table.
+        table: TableRef,
+        /// The snapshot (Iceberg) or generation (Parquet).
+        snapshot: String,
+    },
     /// Other writers won every attempt.
     #[error("table {table}: gave up after {attempts} attempts against other writers")]
     Conflict {

@@ -7,6 +7,7 @@ use crate::folder::folder_of;
 use crate::ledger;
 use crate::live::IcebergFiles;
 use crate::provider::IcebergProvider;
+use crate::segments;
 use crate::table::StagedContent;
 use crate::writer::FileLayout;
 use crate::{BatchStream, Commit, Committed, Result, Staged, Table, TableError, TableFormat, lease, schema};
@@ -30,9 +31,9 @@ pub(crate) const SORT_BY: &str = "lakehouse.sort-by";
 /// An Iceberg table in the SQL catalog.
 #[derive(Clone, Debug)]
 pub(crate) struct IcebergTable {
-    table: TableRef,
-    catalog: Arc<SqlCatalog>,
-    db: CatalogDb,
+    pub(crate) table: TableRef,
+    pub(crate) catalog: Arc<SqlCatalog>,
+    pub(crate) db: CatalogDb,
 }
 
 impl IcebergTable {
@@ -89,10 +90,7 @@ impl IcebergTable {
 
     /// The metadata that the definition asks for; none when nothing is to change.
     fn change(&self, definition: &TableDef, metadata: &TableMetadata) -> Result<Option<Plan>> {
-        let owner = owner_of(metadata);
-        if owner != definition.owner {
-            return Err(TableError::OwnedByOther { table: self.table.clone(), owner: owner.to_owned(), asking: definition.owner.clone() });
-        }
+        self.check_owner(metadata, &definition.owner)?;
         let planned = self.planned(definition, metadata)?;
         if !planned.refused.is_empty() {
             return Err(TableError::SchemaMismatch { table: self.table.clone(), refused: planned.refused });
@@ -118,6 +116,16 @@ impl IcebergTable {
         Ok(Some(plan))
     }
 
+    /// # Errors
+    /// [`TableError::OwnedByOther`].
+    pub(crate) fn check_owner(&self, metadata: &TableMetadata, asking: &str) -> Result<()> {
+        let owner = owner_of(metadata);
+        if owner != asking {
+            return Err(TableError::OwnedByOther { table: self.table.clone(), owner: owner.to_owned(), asking: asking.to_owned() });
+        }
+        Ok(())
+    }
+
     /// Commits what the definition asks for, all of it or nothing. Planned anew for every attempt: another writer may have done it.
     async fn evolve(&self, definition: &TableDef) -> Result<()> {
         self.catalog
@@ -139,13 +147,22 @@ impl IcebergTable {
         }
     }
 
-    async fn load(&self) -> Result<iceberg::table::Table> {
+    pub(crate) async fn load(&self) -> Result<iceberg::table::Table> {
         Ok(self.catalog.load_table(&self.table.namespace, &self.table.name).await?)
     }
 
     fn layout(&self, table: &iceberg::table::Table, commit: &Commit) -> Result<Arc<FileLayout>> {
-        let metadata = table.metadata();
         let token: String = commit.token.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        self.layout_with(table, format!("{token}-{}", Uuid::new_v4().simple()))
+    }
+
+    /// The layout of files that compaction writes, whose names say so.
+    pub(crate) fn compacted_layout(&self, table: &iceberg::table::Table) -> Result<Arc<FileLayout>> {
+        self.layout_with(table, format!("{}{}", segments::PREFIX, Uuid::new_v4().simple()))
+    }
+
+    fn layout_with(&self, table: &iceberg::table::Table, stem: String) -> Result<Arc<FileLayout>> {
+        let metadata = table.metadata();
         Ok(Arc::new(FileLayout {
             table: self.table.clone(),
             schema: metadata.current_schema().clone(),
@@ -155,7 +172,7 @@ impl IcebergTable {
             io: table.file_io().clone(),
             // Flat: partition values live in the metadata, so no reader has to agree on how to encode them in a path.
             folder: format!("{}/data", metadata.location()),
-            stem: format!("{token}-{}", Uuid::new_v4().simple()),
+            stem,
             hive: false,
         }))
     }
@@ -170,7 +187,7 @@ impl IcebergTable {
         if let StagedContent::Files(files) = &staged.content {
             self.ensure_columns(files, table.metadata())?;
         }
-        let files = IcebergFiles { name: &self.table, table };
+        let files = IcebergFiles { name: &self.table, table, compacted: self.compacted_layout(table)? };
         let changes = changes(&files, self.layout(table, commit)?, staged, commit, latest.as_ref()).await?;
         let entry = changes.entry(commit, attempt.snapshot_id.to_string());
         let mut plan = Plan::new(Operation::Overwrite);
@@ -277,10 +294,7 @@ impl Table for IcebergTable {
             None => None,
             Some(text) => {
                 let known = text.parse::<i64>().ok().filter(|id| table.metadata().snapshot_by_id(*id).is_some());
-                Some(known.ok_or_else(|| TableError::Definition {
-                    table: self.table.clone(),
-                    reason: format!("there is no snapshot {text}; it may have expired"),
-                })?)
+                Some(known.ok_or_else(|| TableError::NoSuchSnapshot { table: self.table.clone(), snapshot: text.to_owned() })?)
             }
         };
         Ok(Arc::new(IcebergProvider::new(&self.table, table, snapshot)?))

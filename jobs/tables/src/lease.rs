@@ -8,12 +8,15 @@ use uuid::Uuid;
 /// The turn of a merge; other modes need none.
 pub(crate) async fn of_commit(db: &CatalogDb, table: &TableRef, commit: &Commit) -> Result<Option<Lease>> {
     match commit.mode {
-        WriteMode::Merge { .. } => {
-            let holder = format!("{}-{}", commit.token, Uuid::new_v4().simple());
-            Ok(Some(db.acquire_lease(&format!("table:{table}"), &holder, LeaseOptions::default()).await?))
-        }
+        WriteMode::Merge { .. } => Ok(Some(acquire(db, table, &commit.token).await?)),
         _ => Ok(None),
     }
+}
+
+/// The turn of a merge, for `who`.
+pub(crate) async fn acquire(db: &CatalogDb, table: &TableRef, who: &str) -> Result<Lease> {
+    let holder = format!("{who}-{}", Uuid::new_v4().simple());
+    Ok(db.acquire_lease(&format!("table:{table}"), &holder, LeaseOptions::default()).await?)
 }
 
 /// Ends a turn.

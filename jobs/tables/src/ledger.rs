@@ -63,6 +63,16 @@ pub(crate) fn of_interval(table: &TableRef, properties: &HashMap<String, String>
     properties.get(&key).map(|text| parse(table, &key, text)).transpose()
 }
 
+/// Whether a commit of an interval that a table remembers was made in a write mode of this name.
+pub(crate) fn has_mode(table: &TableRef, properties: &HashMap<String, String>, mode: &str) -> Result<bool> {
+    for (key, text) in properties.iter().filter(|(key, _)| key.starts_with(PREFIX)) {
+        if parse(table, key, text)?.mode == mode {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The entry with a token, whatever its interval.
 pub(crate) fn of_token(table: &TableRef, properties: &HashMap<String, String>, token: &str) -> Result<Option<Entry>> {
     for (key, text) in properties.iter().filter(|(key, text)| key.starts_with(PREFIX) && text.contains(token)) {

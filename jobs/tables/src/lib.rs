@@ -13,6 +13,7 @@
 //! ```
 
 mod changes;
+mod compact;
 mod conform;
 mod definition;
 mod delta_files;
@@ -21,11 +22,14 @@ mod error;
 mod evolution;
 mod filter;
 mod folder;
+mod iceberg_maintenance;
 mod iceberg_table;
 mod lease;
 mod ledger;
 mod live;
+mod maintenance;
 mod merge;
+mod parquet_maintenance;
 mod parquet_manifest;
 mod parquet_provider;
 mod parquet_table;
@@ -35,6 +39,7 @@ mod registry;
 mod replace;
 mod rows;
 mod schema;
+mod segments;
 mod table;
 mod tables;
 mod writer;
@@ -43,6 +48,7 @@ pub use conform::conform;
 pub use definition::{InvalidPartitionField, PartitionField, TableDef, TableFormat, Transform};
 pub use error::{TableError, delta_reason};
 pub use evolution::{Change, Declared, Evolution};
+pub use maintenance::{Compaction, Expiry, Maintained, Maintenance, Orphans, SHORTEST_GRACE};
 pub use table::{BatchStream, BoxError, Commit, Committed, Staged, Table, WriteMode, one_stream};
 pub use tables::{CATALOG_NAME, Tables};
 

@@ -1,8 +1,11 @@
 //! The data files of a table as a commit finds them, whatever the format: what a rewriting of rows looks at.
 
 use crate::Result;
+use crate::compact::without_snapshot;
 use crate::ledger::Entry;
 use crate::rows::read_file;
+use crate::segments::{self, is_compacted};
+use crate::writer::FileLayout;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -10,6 +13,7 @@ use iceberg::spec::DataFile;
 use iceberg::table::Table;
 use iceberg_commit::{LiveFile, live_files};
 use lakehouse_contract::TableRef;
+use std::sync::Arc;
 
 /// The live files of one state of a table.
 #[async_trait]
@@ -26,14 +30,26 @@ pub(crate) trait TableFiles: Send + Sync {
     /// Identifier of a column in the statistics of files.
     fn field_id(&self, column: &str) -> Option<i32>;
 
-    /// Whether a file is one that an earlier append wrote.
-    fn is_of(&self, live: &Self::Live, append: &Entry) -> bool;
+    /// The files with rows of an earlier append.
+    async fn appended(&self, append: &Entry) -> Result<Appended<Self::Live>>;
+}
+
+/// Where the rows of an append are.
+pub(crate) struct Appended<L> {
+    /// How many of them are left.
+    pub(crate) rows: u64,
+    /// The files that hold them.
+    pub(crate) files: Vec<L>,
+    /// New files with what else those hold: compaction puts rows of several appends into one.
+    pub(crate) others: Vec<DataFile>,
 }
 
 /// The live files of an Iceberg table.
 pub(crate) struct IcebergFiles<'a> {
     pub(crate) name: &'a TableRef,
     pub(crate) table: &'a Table,
+    /// Of the files that rewriting a compacted one makes.
+    pub(crate) compacted: Arc<FileLayout>,
 }
 
 /// A live file of an Iceberg table.
@@ -61,7 +77,23 @@ impl TableFiles for IcebergFiles<'_> {
         self.table.metadata().current_schema().field_id_by_name(column)
     }
 
-    fn is_of(&self, live: &IcebergFile, append: &Entry) -> bool {
-        live.0.snapshot_id.to_string() == append.snapshot
+    async fn appended(&self, append: &Entry) -> Result<Appended<IcebergFile>> {
+        let snapshot = append.snapshot.parse::<i64>().unwrap_or_default();
+        let (compacted, mut files): (Vec<_>, Vec<_>) = live_files(self.table).await?.into_iter().partition(|live| is_compacted(&live.file));
+        files.retain(|live| live.snapshot_id == snapshot);
+        let mut rows: u64 = files.iter().map(|live| live.file.record_count()).sum();
+        let mut others = Vec::new();
+        if rows < append.rows {
+            for live in compacted {
+                let segments = segments::of_file(self.name, self.table.file_io(), &live).await?;
+                let own: u64 = segments.iter().filter(|segment| segment.snapshot == snapshot).map(|segment| segment.rows).sum();
+                if own > 0 {
+                    rows += own;
+                    others.extend(without_snapshot(self.table, &self.compacted, &live, others.len(), snapshot, &segments).await?);
+                    files.push(live);
+                }
+            }
+        }
+        Ok(Appended { rows, files: files.into_iter().map(IcebergFile).collect(), others })
     }
 }

@@ -73,14 +73,23 @@ impl Manifest {
 }
 
 fn key(folder: &str, generation: u64) -> String {
-    format!("{folder}/_manifest/{generation:012}.json")
+    format!("{}/{generation:012}.json", folder_of_manifests(folder))
+}
+
+/// Generation of the manifest with this key; none when it is no manifest.
+pub(crate) fn generation_of(key: &str) -> Option<u64> {
+    key.rsplit_once('/')?.1.strip_suffix(".json")?.parse().ok()
+}
+
+/// Folder of the manifests of a table.
+pub(crate) fn folder_of_manifests(folder: &str) -> String {
+    format!("{folder}/_manifest")
 }
 
 /// The newest manifest; none when the table has none.
 pub(crate) async fn newest(layer: &LayerStore, table: &TableRef, folder: &str) -> Result<Option<Manifest>> {
-    let generations = layer.list(&format!("{folder}/_manifest")).await?;
-    let newest = generations.iter().filter_map(|object| object.key.rsplit_once('/')?.1.strip_suffix(".json")?.parse::<u64>().ok());
-    match newest.max() {
+    let generations = layer.list(&folder_of_manifests(folder)).await?;
+    match generations.iter().filter_map(|object| generation_of(&object.key)).max() {
         None => Ok(None),
         Some(generation) => read(layer, table, folder, generation).await,
     }

@@ -34,9 +34,9 @@ const ATTEMPTS: u32 = 40;
 /// A table of plain Parquet files.
 #[derive(Clone, Debug)]
 pub(crate) struct ParquetTable {
-    table: TableRef,
-    layer: LayerStore,
-    folder: String,
+    pub(crate) table: TableRef,
+    pub(crate) layer: LayerStore,
+    pub(crate) folder: String,
 }
 
 impl ParquetTable {
@@ -93,13 +93,7 @@ impl ParquetTable {
 
     /// The manifest that the definition asks for after `current`; none when nothing is to change.
     fn change(&self, definition: &TableDef, current: Manifest) -> Result<Option<Manifest>> {
-        if current.owner != definition.owner {
-            return Err(TableError::OwnedByOther {
-                table: self.table.clone(),
-                owner: current.owner.clone(),
-                asking: definition.owner.clone(),
-            });
-        }
+        self.check_owner(&current, &definition.owner)?;
         let planned = self.planned(definition, &current)?;
         if !planned.refused.is_empty() {
             return Err(TableError::SchemaMismatch { table: self.table.clone(), refused: planned.refused });
@@ -112,7 +106,16 @@ impl ParquetTable {
         Ok(Some(Manifest { generation, schema, sort_by, replaced: Vec::new(), ..current }))
     }
 
-    async fn load(&self) -> Result<Manifest> {
+    /// # Errors
+    /// [`TableError::OwnedByOther`].
+    pub(crate) fn check_owner(&self, current: &Manifest, asking: &str) -> Result<()> {
+        if current.owner != asking {
+            return Err(TableError::OwnedByOther { table: self.table.clone(), owner: current.owner.clone(), asking: asking.to_owned() });
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn load(&self) -> Result<Manifest> {
         let found = manifest::newest(&self.layer, &self.table, &self.folder).await?;
         found.ok_or_else(|| self.corrupt("there is no manifest".to_owned()))
     }
@@ -329,8 +332,7 @@ impl Table for ParquetTable {
                     Ok(generation) => manifest::read(&self.layer, &self.table, &self.folder, generation).await?,
                     Err(_) => None,
                 };
-                found
-                    .ok_or_else(|| TableError::Definition { table: self.table.clone(), reason: format!("there is no generation {text}") })?
+                found.ok_or_else(|| TableError::NoSuchSnapshot { table: self.table.clone(), snapshot: text.to_owned() })?
             }
         };
         let files = shown.files.into_iter().map(|file| DataObject { key: file.key, bytes: file.bytes, statistics: None });

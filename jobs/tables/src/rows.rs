@@ -5,14 +5,25 @@ use crate::{Result, TableError};
 use arrow::array::{ArrayRef, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use arrow::row::{RowConverter, Rows, SortField};
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use iceberg::scan::FileScanTask;
 use iceberg::spec::{DataFile, DataFileFormat};
 use iceberg::table::Table;
 use lakehouse_contract::TableRef;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering as AtomicOrdering};
+
+/// Rows of a table on their way.
+pub(crate) type RowStream = BoxStream<'static, Result<RecordBatch>>;
 
 /// All rows of a data file in the current schema of the table, as files are written.
 pub(crate) async fn read_file(name: &TableRef, table: &Table, file: &DataFile, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+    open_file(name, table, file, schema)?.try_collect().await
+}
+
+/// The rows of a data file as a stream, which ends with an error when they are not as many as the manifest says.
+pub(crate) fn open_file(name: &TableRef, table: &Table, file: &DataFile, schema: &SchemaRef) -> Result<RowStream> {
     let current = table.metadata().current_schema().clone();
     // No predicate: rewriting a file needs each of its rows.
     let task = FileScanTask::builder()
@@ -25,19 +36,28 @@ pub(crate) async fn read_file(name: &TableRef, table: &Table, file: &DataFile, s
         .with_schema(current)
         .with_case_sensitive(true)
         .build();
-    let failed = TableError::iceberg(name);
     let tasks = Box::pin(futures::stream::iter([Ok(task)]));
     let reader = table.reader_builder().with_data_file_concurrency_limit(1).build();
-    let batches: Vec<RecordBatch> = reader.read(tasks).map_err(&failed)?.stream().try_collect().await.map_err(&failed)?;
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    if rows as u64 != file.record_count() {
-        return Err(TableError::Corrupt {
-            table: name.clone(),
-            what: file.file_path().to_owned(),
-            reason: format!("it has {rows} rows, its manifest says {}", file.record_count()),
-        });
-    }
-    batches.iter().map(|batch| conform(name, batch, schema)).collect()
+    let batches = reader.read(tasks).map_err(TableError::iceberg(name))?.stream();
+    let read = Arc::new(AtomicU64::new(0));
+    let (counted, expected) = (read.clone(), file.record_count());
+    let (of_table, schema, missing) = (name.clone(), schema.clone(), name.clone());
+    let path = file.file_path().to_owned();
+    let rows = batches.map(move |batch| {
+        let batch = batch.map_err(TableError::iceberg(&of_table))?;
+        counted.fetch_add(batch.num_rows() as u64, AtomicOrdering::Relaxed);
+        conform(&of_table, &batch, &schema).map(Some)
+    });
+    let end = futures::stream::once(async move {
+        match read.load(AtomicOrdering::Relaxed) {
+            rows if rows == expected => Ok(None),
+            rows => {
+                let reason = format!("it has {rows} rows, its manifest says {expected}");
+                Err(TableError::Corrupt { table: missing, what: path, reason })
+            }
+        }
+    });
+    Ok(rows.chain(end).try_filter_map(|batch| async move { Ok(batch) }).boxed())
 }
 
 /// Turns some columns of a batch into comparable rows. Order: that of the values, nulls lowest.

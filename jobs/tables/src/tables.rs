@@ -3,7 +3,8 @@
 use crate::delta_table::{DeltaTable, Logs};
 use crate::iceberg_table::IcebergTable;
 use crate::parquet_table::ParquetTable;
-use crate::{Evolution, Result, Table, TableDef, TableError, TableFormat, registry};
+use crate::{Evolution, Maintained, Maintenance, Result, Table, TableDef, TableError, TableFormat, registry};
+use futures::future::BoxFuture;
 use iceberg_commit::{ObjectStoreIo, SqlCatalog};
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, Layer, LayerStore, Storage};
@@ -130,6 +131,28 @@ impl Tables {
 
     fn delta(&self, table: &TableRef) -> Result<DeltaTable> {
         DeltaTable::open(&self.logs, &self.db, self.layer_of(table)?, table)
+    }
+
+    /// Maintains an existing table of `owner`; none when there is no such table.
+    ///
+    /// Readers and writers may be at work meanwhile: what they need stays, see [`Maintenance`].
+    ///
+    /// # Errors
+    /// [`TableError::OwnedByOther`], [`TableError::Definition`] for an age that is too short, or what store and catalog say. What was done
+    /// until then stays done, and the table is whole.
+    pub fn maintain<'a>(&'a self, table: &'a TableRef, owner: &'a str, what: &'a Maintenance) -> BoxFuture<'a, Result<Option<Maintained>>> {
+        Box::pin(async move {
+            what.validate(table)?;
+            let layer = self.layer_of(table)?;
+            Ok(match self.format_of(table).await? {
+                None => None,
+                Some(TableFormat::Iceberg) => {
+                    Some(IcebergTable::open(&self.catalog, &self.db, table).await?.maintain(layer, owner, what).await?)
+                }
+                Some(TableFormat::Parquet) => Some(ParquetTable::open(&self.db, layer, table).await?.maintain(owner, what).await?),
+                Some(TableFormat::Delta) => Some(self.delta(table)?.maintain(owner).await?),
+            })
+        })
     }
 
     /// Names of the tables of a namespace, ordered.

@@ -2,6 +2,7 @@
 
 use crate::conform::conform;
 use crate::partitions::{Splitter, hive_path};
+use crate::rows::RowStream;
 use crate::{BatchStream, Result, TableError};
 use arrow::array::RecordBatch;
 use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_record_batch};
@@ -15,7 +16,8 @@ use iceberg::writer::CurrentFileStatus;
 use iceberg::writer::file_writer::{FileWriter, FileWriterBuilder, ParquetWriter, ParquetWriterBuilder};
 use lakehouse_contract::TableRef;
 use parquet::basic::{Compression, ZstdLevel};
-use parquet::file::properties::WriterProperties;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc};
@@ -247,7 +249,7 @@ impl Worker {
         };
         let failed = TableError::iceberg(&layout.table);
         let output = layout.io.new_output(&path).map_err(&failed)?;
-        let writer = ParquetWriterBuilder::new(properties(), layout.schema.clone()).build(output).await.map_err(&failed)?;
+        let writer = ParquetWriterBuilder::new(properties().build(), layout.schema.clone()).build(output).await.map_err(&failed)?;
         Ok((path, writer))
     }
 
@@ -275,12 +277,32 @@ fn sort(layout: &FileLayout, batch: RecordBatch) -> Result<RecordBatch> {
     take_record_batch(&batch, &order).map_err(TableError::arrow(&layout.table))
 }
 
-fn properties() -> WriterProperties {
+fn properties() -> WriterPropertiesBuilder {
     WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         // Truncated statistics are not exact, and the collector of bounds would skip single row groups because of them.
         .set_statistics_truncate_length(None)
-        .build()
+}
+
+/// Writes rows of one partition, which have the schema of the files, into one file, in the order in which they come. None without rows.
+pub(crate) async fn write_one(
+    layout: &FileLayout,
+    number: usize,
+    partition: Struct,
+    mut rows: RowStream,
+    metadata: Vec<KeyValue>,
+) -> Result<Option<DataFile>> {
+    let failed = TableError::iceberg(&layout.table);
+    let path = format!("{}/{}-{number:05}.parquet", layout.folder, layout.stem);
+    let output = layout.io.new_output(&path).map_err(&failed)?;
+    let properties = properties().set_key_value_metadata(Some(metadata).filter(|pairs| !pairs.is_empty())).build();
+    let mut writer = ParquetWriterBuilder::new(properties, layout.schema.clone()).build(output).await.map_err(&failed)?;
+    while let Some(batch) = rows.next().await {
+        writer.write(&batch?).await.map_err(&failed)?;
+    }
+    let Some(mut builder) = writer.close().await.map_err(&failed)?.into_iter().next() else { return Ok(None) };
+    builder.partition(partition).partition_spec_id(layout.spec.spec_id());
+    finish(&layout.table, &path, builder).map(Some)
 }
 
 /// Builds the file's description with text bounds of a bounded length, so that long values do not fill the manifests.

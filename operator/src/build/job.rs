@@ -136,7 +136,7 @@ fn environment(attempt: &Attempt<'_>, spec: &StageSpec) -> Vec<EnvVar> {
                 }
             }
         }
-        Work::Silver { .. } | Work::Gold { .. } => {
+        Work::Silver { .. } | Work::Gold { .. } | Work::Maintenance { .. } => {
             let uri = &attempt.lakehouse.catalog.sql.uri_secret;
             all.push(secret(env::CATALOG_URI, &uri.name, &uri.key));
         }
@@ -148,7 +148,7 @@ fn environment(attempt: &Attempt<'_>, spec: &StageSpec) -> Vec<EnvVar> {
 fn scratch(stage: Stage) -> Quantity {
     Quantity(match stage {
         Stage::Ingest => "1Gi".to_owned(),
-        Stage::Silver | Stage::Gold => "8Gi".to_owned(),
+        Stage::Silver | Stage::Gold | Stage::Maintenance => "8Gi".to_owned(),
     })
 }
 
@@ -156,7 +156,7 @@ fn scratch(stage: Stage) -> Quantity {
 fn resources(attempt: &Attempt<'_>) -> ResourceRequirements {
     let memory = match attempt.stage {
         Stage::Ingest => "256Mi",
-        Stage::Silver | Stage::Gold => "1Gi",
+        Stage::Silver | Stage::Gold | Stage::Maintenance => "1Gi",
     };
     let merged = |defaults: &[(&str, &str)], own: &BTreeMap<String, String>| {
         let mut all: BTreeMap<String, Quantity> =

@@ -164,6 +164,7 @@ mod tests {
             contract: 1,
             failure: Some((&failure).into()),
             totals: Totals::default(),
+            maintenance: None,
             tables: Vec::new(),
             report: None,
             report_digest: None,

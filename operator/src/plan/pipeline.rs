@@ -7,7 +7,7 @@ use lakehouse_api::{
     LakehousePipeline, LakehouseRun,
     pipeline::{LakehousePipelineStatus, LastRun, OnApplyInterval},
 };
-use lakehouse_contract::Interval;
+use lakehouse_contract::{Interval, Stage};
 
 use super::status::{finished, phase, succeeded};
 use crate::conditions::{self, Verdict, instant};
@@ -84,9 +84,14 @@ pub fn status<'a>(
             rows_written: state.rows_written,
         }
     });
-    let done = runs.filter(|run| succeeded(&state(run))).map(|run| run.spec.interval.start).max();
+    let done = runs.filter(|run| succeeded(&state(run)) && !only_maintains(run)).map(|run| run.spec.interval.start).max();
     status.last_succeeded_interval = status.last_succeeded_interval.max(done);
     status
+}
+
+/// Whether a run brings no data: it says nothing of its interval.
+fn only_maintains(run: &LakehouseRun) -> bool {
+    run.spec.stages.as_deref() == Some(&[Stage::Maintenance])
 }
 
 /// Of the revisions (name, number) of a pipeline, those that may be deleted: beyond the newest ten that neither a run

@@ -334,7 +334,10 @@ impl Decider<'_> {
         stage.state = StageState::Succeeded;
         stage.finished_at = Some(self.now);
         stage.reason = Some("Completed".to_owned());
-        stage.message = report.is_none().then(|| "report not available: the pod is gone".to_owned());
+        stage.message = match report {
+            None => Some("report not available: the pod is gone".to_owned()),
+            Some(report) => report.maintenance.map(|did| did.to_string()),
+        };
         let what = stage.message.clone().unwrap_or_else(|| rows(stage));
         let (name, attempt) = (stage.name, stage.attempt);
         let message = format!("{name} succeeded: {what}");
@@ -353,7 +356,14 @@ impl Decider<'_> {
     fn completed(&self, mut status: LakehouseRunStatus) -> Step {
         let words = status.stages.iter().map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ");
         finish(&mut status, self.run, Verdict::new("True", "Completed", String::new()), self.now);
-        let mut message = format!("{words} done: {} rows read, {} written", status.rows_read, status.rows_written);
+        let maintained = match status.stages.as_slice() {
+            [only] if only.name == Stage::Maintenance => only.message.as_deref(),
+            _ => None,
+        };
+        let mut message = match maintained {
+            Some(did) => format!("{words} done: {did}"),
+            None => format!("{words} done: {} rows read, {} written", status.rows_read, status.rows_written),
+        };
         if status.rows_quarantined > 0 {
             message.push_str(&format!(", {} quarantined", status.rows_quarantined));
         }

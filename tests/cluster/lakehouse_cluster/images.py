@@ -21,14 +21,15 @@ _BINARIES = {
     "ingest": "ingest",
     "silver": "silver",
     "gold": "gold",
+    "maintenance": "maintenance",
     "operator": "lakehouse-operator",
     "cli": "lakehouse",
 }
 """Image name to Rust binary."""
 
 _LIMITS_MB = {
-    "release": {"ingest": 40, "silver": 120, "gold": 120},
-    "dev": {"ingest": 40, "silver": 200, "gold": 200},
+    "release": {"ingest": 40, "silver": 120, "gold": 120, "maintenance": 120},
+    "dev": {"ingest": 40, "silver": 200, "gold": 200, "maintenance": 200},
 }
 """Largest uncompressed size allowed, in megabytes of 1,000,000 bytes, of images built with a profile of Cargo.
 

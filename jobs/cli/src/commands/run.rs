@@ -46,7 +46,8 @@ pub struct RunArguments {
     /// Last interval of a range.
     #[arg(long, value_name = "START", requires = "from")]
     to: Option<String>,
-    /// Only this stage; may be given several times, or as a list with commas.
+    /// Only this stage (ingest, silver, gold or maintenance); may be given several times, or as a list with commas. Default: all but
+    /// maintenance.
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     stage: Vec<Stage>,
     /// Value of a parameter of the pipeline.
@@ -184,8 +185,17 @@ fn tell(finished: &Finished) {
     let tables = reports.flat_map(|report| report.tables.iter().map(move |table| (report.stage, table)));
     let text = if std::io::stderr().is_terminal() {
         let note = if finished.already { ": it was complete already, --again makes a new run" } else { "" };
-        let rows: Vec<Vec<String>> = tables.map(|(stage, table)| row(stage, table)).collect();
-        format!("run {}{note}\n{}", run.id(), draw(&HEADER, &rows))
+        let (maintained, written): (Vec<_>, Vec<_>) = tables.partition(|(stage, _)| *stage == Stage::Maintenance);
+        let mut text = format!("run {}{note}\n", run.id());
+        if !written.is_empty() {
+            let rows: Vec<Vec<String>> = written.into_iter().map(|(stage, table)| row(stage, table)).collect();
+            text.push_str(&draw(&HEADER, &rows));
+        }
+        if !maintained.is_empty() {
+            let rows: Vec<Vec<String>> = maintained.into_iter().map(|(_, table)| maintained_row(table)).collect();
+            text.push_str(&draw(&MAINTAINED, &rows));
+        }
+        text
     } else {
         let tables: Vec<_> = tables.map(|(stage, table)| json!({"stage": stage, "table": table})).collect();
         let line = json!({"event": "run", "run": run.id(), "interval": run.interval, "state": run.state.as_str(),
@@ -204,4 +214,22 @@ fn row(stage: Stage, table: &TableReport) -> Vec<String> {
     row.extend(counts.map(|count| count.to_string()));
     row.push(table.snapshot.clone().unwrap_or_default());
     row
+}
+
+const MAINTAINED: [&str; 9] =
+    ["table", "files", "became", "bytes", "became", "manifests became", "snapshots expired", "files deleted", "orphans deleted"];
+
+fn maintained_row(table: &TableReport) -> Vec<String> {
+    let did = table.maintenance.unwrap_or_default();
+    let counts = [
+        did.files_before,
+        did.files_after,
+        did.bytes_before,
+        did.bytes_after,
+        did.manifests_after,
+        did.snapshots_expired,
+        did.expired_files_deleted,
+        did.orphans_deleted,
+    ];
+    std::iter::once(table.name.clone()).chain(counts.map(|count| count.to_string())).collect()
 }

@@ -52,6 +52,12 @@ fn row(run: &RunRecord) -> Vec<String> {
     let silver =
         reports().find(|report| report.stage == lakehouse_contract::Stage::Silver).map(|report| report.totals()).unwrap_or_default();
     let failure = reports().find_map(|report| report.failure.as_ref()).filter(|_| run.state == RunState::Failed);
+    let maintained = reports().find_map(|report| report.maintained());
+    let message = match (failure, maintained) {
+        (Some(failure), _) => format!("{}: {}", failure.reason, failure.message),
+        (None, Some(did)) => did.to_string(),
+        (None, None) => String::new(),
+    };
     vec![
         run.id().0,
         run.pipeline.clone(),
@@ -62,6 +68,6 @@ fn row(run: &RunRecord) -> Vec<String> {
         silver.rows_written.to_string(),
         silver.rows_quarantined.to_string(),
         rfc3339(chrono::SubsecRound::trunc_subsecs(run.created_at, 0)),
-        failure.map(|failure| format!("{}: {}", failure.reason, failure.message)).unwrap_or_default(),
+        message,
     ]
 }

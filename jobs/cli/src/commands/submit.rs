@@ -48,7 +48,8 @@ pub struct SubmitArguments {
     /// The interval: 2024-01-01, 2024-01-01T05 (hourly), 2024-01 (monthly), or the time at which it begins.
     #[arg(long, value_name = "START")]
     interval: String,
-    /// Only this stage (ingest, silver or gold); may be given several times, or as a list with commas. Default: all.
+    /// Only this stage (ingest, silver, gold or maintenance); may be given several times, or as a list with commas. Default: all but
+    /// maintenance.
     #[arg(long, value_name = "STAGE", value_delimiter = ',')]
     stage: Vec<Stage>,
     /// Value of a parameter that the pipeline declares; may be given several times.
@@ -196,6 +197,7 @@ fn submission(arguments: &SubmitArguments, pipeline: &LakehousePipeline) -> Resu
         Stage::Ingest => false,
         Stage::Silver => pipeline.spec.silver.is_empty(),
         Stage::Gold => pipeline.spec.gold.is_empty(),
+        Stage::Maintenance => pipeline.spec.maintenance.is_none(),
     };
     if let Some(stage) = arguments.stage.iter().find(absent) {
         return Err(refused(ResolveError::NoSuchStage(*stage).to_string()));

@@ -41,9 +41,10 @@ pub struct Submission {
     pub inputs_from: Option<String>,
 }
 
-/// The stages asked for, each once and in the order of execution; none asked for means all.
+/// The stages asked for, each once and in the order of execution; none asked for means those of [`Stage::DEFAULT`].
 pub fn in_order(asked: &[Stage]) -> Vec<Stage> {
-    Stage::ALL.into_iter().filter(|stage| asked.is_empty() || asked.contains(stage)).collect()
+    let asked = if asked.is_empty() { &Stage::DEFAULT[..] } else { asked };
+    Stage::ALL.into_iter().filter(|stage| asked.contains(stage)).collect()
 }
 
 fn hex(text: &str, digits: usize) -> String {
@@ -71,7 +72,7 @@ impl Submission {
     /// Name of the run with this ordinal: `<pipeline>-<interval>[-<stages>][-<scope>]-<ordinal>`, at most 63 characters.
     pub fn name(&self, ordinal: u32) -> String {
         let mut rest = format!("-{}", self.interval.label(self.grain).to_lowercase());
-        if self.stages != Stage::ALL {
+        if self.stages != Stage::DEFAULT {
             rest.push_str(&format!("-{}", joined(&self.stages, "-")));
         }
         if self.scope.is_some() {
@@ -99,7 +100,7 @@ impl Submission {
             spec: LakehouseRunSpec {
                 pipeline: self.pipeline.clone(),
                 interval: self.interval.into(),
-                stages: (self.stages != Stage::ALL).then(|| self.stages.clone()),
+                stages: (self.stages != Stage::DEFAULT).then(|| self.stages.clone()),
                 inputs_from: self.inputs_from.clone(),
                 parameters: self.parameters.clone(),
                 retry_of,
@@ -198,7 +199,7 @@ mod tests {
             "inputsFrom": "other", "parameters": {"limit": "5"}, "retryOf": "crypto-1", "state": "Active",
         });
         assert_eq!(run["spec"], spec);
-        let all = serde_json::to_value(submission("crypto", IntervalGrain::Daily, "2024-06-22", &Stage::ALL, "").run(1, None)).unwrap();
+        let all = serde_json::to_value(submission("crypto", IntervalGrain::Daily, "2024-06-22", &Stage::DEFAULT, "").run(1, None)).unwrap();
         assert!(all["spec"].get("stages").is_none() && all["metadata"].get("annotations").is_none());
     }
 }

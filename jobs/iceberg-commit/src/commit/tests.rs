@@ -1,7 +1,7 @@
 //! Commits that lose their answer, and writers that work against each other.
 
 use super::*;
-use crate::{LiveFile, NewTable, ObjectStoreIo, live_files};
+use crate::{LiveFile, NewTable, ObjectStoreIo, Retention, expirable, files_of_snapshots, live_files, references};
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, DataFileFormat, NestedField, Operation, PrimitiveType, Schema, SortOrder, Struct, Type,
     UnboundPartitionSpec,
@@ -182,6 +182,68 @@ async fn removing_takes_exactly_the_named_files_and_keeps_their_history() {
     };
     let refused = fixture.catalog.commit("silver", "t", again).await;
     assert!(matches!(refused, Err(CommitError::NotLive { .. })), "{refused:?}");
+}
+
+/// The table with another head of a branch and a tag, as another client may have set them.
+fn with_references(catalog: &SqlCatalog, table: &Table, branch: i64, tag: i64) -> Table {
+    let mut json = serde_json::to_value(table.metadata()).expect("metadata is JSON");
+    json["refs"]["audit"] = serde_json::json!({"snapshot-id": branch, "type": "branch"});
+    json["refs"]["v1"] = serde_json::json!({"snapshot-id": tag, "type": "tag"});
+    let metadata = serde_json::from_value(json).expect("metadata again");
+    catalog.table(table.identifier(), metadata, table.metadata_location().unwrap_or_default().to_owned()).expect("a table")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_branch_or_a_tag_refers_to_never_expires() {
+    let fixture = fixture().await;
+    let mut ids = Vec::new();
+    for name in ["a", "b", "c", "d", "e", "f"] {
+        match append(&fixture.catalog, &format!("s3://lake/t/data/{name}")).await.expect("commits") {
+            Outcome::Committed { snapshot_id: Some(id), .. } => ids.push(id),
+            other => panic!("{other:?}"),
+        }
+    }
+    let table = fixture.catalog.load_table("silver", "t").await.expect("loads");
+    let all = |keep_last| Retention { superseded_before_ms: i64::MAX, keep_last };
+    assert_eq!(expirable(&table, all(1)).expect("reads"), ids[..5]);
+    assert_eq!(expirable(&table, all(0)).expect("reads"), ids[..5], "the current snapshot never goes");
+    assert_eq!(expirable(&table, all(4)).expect("reads"), ids[..2]);
+    assert_eq!(expirable(&table, Retention { superseded_before_ms: 0, keep_last: 1 }).expect("reads"), Vec::<i64>::new());
+    let referred = with_references(&fixture.catalog, &table, ids[2], ids[0]);
+    assert_eq!(expirable(&referred, all(1)).expect("reads"), [ids[1], ids[3], ids[4]]);
+    assert_eq!(expirable(&referred, all(2)).expect("reads"), [ids[3]], "two of each branch");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expiry_whose_answer_is_lost_happens_once_and_leaves_what_is_needed() {
+    let fixture = fixture().await;
+    for name in ["a", "b", "c"] {
+        append(&fixture.catalog, &format!("s3://lake/t/data/{name}")).await.expect("commits");
+    }
+    let before = fixture.catalog.load_table("silver", "t").await.expect("loads");
+    let expire = |attempt: Attempt| async move {
+        let expired = expirable(&attempt.table, Retention { superseded_before_ms: i64::MAX, keep_last: 1 })?;
+        if expired.is_empty() {
+            return Ok::<_, CommitError>(Decision::Nothing);
+        }
+        let mut plan = Plan::metadata_only();
+        plan.expired = expired;
+        Ok(Decision::Commit(Box::new(plan)))
+    };
+    fixture.catalog.faults.0.lock().expect("unlocked").extend([Fault::AnswerLost]);
+    let Outcome::Committed { table: after, .. } = fixture.catalog.commit("silver", "t", expire).await.expect("found in the table") else {
+        panic!("nothing was committed");
+    };
+    assert_eq!(after.metadata().snapshots().len(), 1);
+    assert!(matches!(fixture.catalog.commit("silver", "t", expire).await, Ok(Outcome::Nothing(_))));
+    let needed = references(&after).await.expect("reads");
+    let gone: Vec<i64> =
+        before.metadata().snapshots().map(|s| s.snapshot_id()).filter(|id| after.metadata().snapshot_by_id(*id).is_none()).collect();
+    let garbage = files_of_snapshots(&before, &gone, &needed).await.expect("reads");
+    // Two manifest lists; the data files and their manifests are still those of the current snapshot.
+    assert_eq!(garbage.len(), 2, "{garbage:?}");
+    assert!(garbage.iter().all(|location| location.contains("/metadata/snap-")), "{garbage:?}");
+    assert!(["a", "b", "c"].iter().all(|name| needed.contains(&format!("s3://lake/t/data/{name}"))));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,6 +7,7 @@ mod common;
 mod definitions;
 mod delta;
 mod evolution;
+mod maintenance;
 mod parquet;
 mod readers;
 mod rows;

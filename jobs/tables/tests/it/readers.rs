@@ -10,7 +10,7 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{Bucket, Credentials, Layer, S3Options, Storage};
-use lakehouse_tables::{CATALOG_NAME, Declared, Table, TableDef, TableFormat, Tables, WriteMode};
+use lakehouse_tables::{CATALOG_NAME, Compaction, Declared, Expiry, Maintenance, Orphans, Table, TableDef, TableFormat, Tables, WriteMode};
 use sqlx::Row;
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -107,6 +107,21 @@ async fn evolved(tables: &Tables, name: &str, partitions: &[&str], mode: WriteMo
     table
 }
 
+/// Maintains a table as of a week from now, and again, which must find nothing to do.
+async fn compact_and_expire(tables: &Tables, table: &TableRef) {
+    let hour = std::time::Duration::from_secs(3_600);
+    let what = Maintenance {
+        now: chrono::Utc::now() + chrono::TimeDelta::days(7),
+        compact: Some(Compaction { target_file_bytes: 128 << 20 }),
+        expire: Some(Expiry { older_than: hour, keep_last: 1 }),
+        orphans: Some(Orphans { older_than: hour, dry_run: false }),
+    };
+    let counts = tables.maintain(table, OWNER, &what).await.unwrap().unwrap().counts;
+    assert!(counts.snapshots_expired > 0 && counts.orphans_deleted == 0 && counts.not_deleted == 0, "{table}: {counts:?}");
+    let again = tables.maintain(table, OWNER, &what).await.unwrap().unwrap().counts;
+    assert_eq!((again.files_compacted, again.snapshots_expired, again.orphans_deleted), (0, 0, 0), "{table}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn readers_agree_on_a_laptop() {
     let Some(python) = python() else { return };
@@ -118,6 +133,10 @@ async fn readers_agree_on_a_laptop() {
         assert_eq!(outside(&python, &["pyiceberg", &uri, &table.table().to_string()]), expected, "PyIceberg, {}", table.table());
         let location = metadata_location(&lake.tables, table.table()).await;
         assert_eq!(outside(&python, &["duckdb", &location]), expected, "DuckDB, {}", table.table());
+        compact_and_expire(&lake.tables, table.table()).await;
+        assert_eq!(outside(&python, &["pyiceberg", &uri, &table.table().to_string()]), expected, "PyIceberg, maintained {}", table.table());
+        let location = metadata_location(&lake.tables, table.table()).await;
+        assert_eq!(outside(&python, &["duckdb", &location]), expected, "DuckDB, maintained {}", table.table());
     }
     for table in histories(&lake.tables, TableFormat::Delta, "_delta").await {
         let name = table.table();
@@ -188,7 +207,10 @@ async fn readers_agree_on_postgres_and_s3() {
     let uri = catalog.replacen("postgresql://", "postgresql+psycopg2://", 1);
     for table in histories(&tables, TableFormat::Iceberg, &format!("_{unique}")).await {
         let name = table.table().to_string();
-        assert_eq!(outside(&python, &["pyiceberg", &uri, &name, &properties.to_string()]), read(&table).await, "{name}");
+        let expected = read(&table).await;
+        assert_eq!(outside(&python, &["pyiceberg", &uri, &name, &properties.to_string()]), expected, "{name}");
+        compact_and_expire(&tables, table.table()).await;
+        assert_eq!(outside(&python, &["pyiceberg", &uri, &name, &properties.to_string()]), expected, "maintained {name}");
     }
     let address = format!("s3://{bucket}/{unique}");
     let options = serde_json::json!({

@@ -1,0 +1,92 @@
+//! The maintenance stage: small files become large ones, old snapshots go, and so does what nothing refers to.
+//!
+//! It takes the tables of a definition one after the other and keeps every row of each. Writers and readers may be at work meanwhile; where they
+//! are faster, it leaves the files to them. It may be interrupted and repeated at any time.
+
+use chrono::{DateTime, Utc};
+use iceberg_commit::CommitError;
+use lakehouse_api::pipeline;
+use lakehouse_contract::{Progress, Reason, StageFailure, StageFuture, StageOutcome, StageSpec, TableRef, TableReport, Work};
+use lakehouse_shell::storage_failure;
+use lakehouse_storage::Storage;
+use lakehouse_tables::{Compaction, Expiry, Maintained, Maintenance, Orphans, TableError, Tables};
+
+/// Maintains the tables of `spec`. A table that does not exist yet is passed over.
+///
+/// One table that cannot be maintained does not keep the others from it; the outcome has the first failure, and a report for every other table.
+pub fn run<'a>(spec: &'a StageSpec, storage: &'a Storage, catalog_uri: &'a str, progress: &'a dyn Progress) -> StageFuture<'a> {
+    Box::pin(async move {
+        let mut outcome = StageOutcome::default();
+        if let Err(failure) = work(spec, storage, catalog_uri, progress, &mut outcome).await {
+            outcome.failure = Some(failure);
+        }
+        outcome
+    })
+}
+
+async fn work(
+    spec: &StageSpec,
+    storage: &Storage,
+    catalog_uri: &str,
+    progress: &dyn Progress,
+    outcome: &mut StageOutcome,
+) -> Result<(), StageFailure> {
+    let Work::Maintenance { tables: names, settings } = &spec.work else {
+        return Err(StageFailure::new(Reason::InvalidDefinition, format!("the spec is for {}, not for maintenance", spec.stage())));
+    };
+    let tables = Tables::connect(storage.clone(), catalog_uri).await.map_err(|error| table_failure(&error))?;
+    let mut failed = None;
+    for table in names {
+        progress.step(&format!("maintain {table}"), None);
+        match tables.maintain(table, &spec.owner, &maintenance(settings, Utc::now())).await {
+            Ok(None) => {}
+            Ok(Some(done)) => outcome.tables.push(report(table, &done)),
+            Err(error) => {
+                let failure = table_failure(&error);
+                failed.get_or_insert(failure);
+            }
+        }
+    }
+    failed.map_or(Ok(()), Err)
+}
+
+/// The settings of a definition, at a point in time.
+fn maintenance(settings: &pipeline::Maintenance, now: DateTime<Utc>) -> Maintenance {
+    let pipeline::Maintenance { compact, expire_snapshots: expire, remove_orphans: orphans } = settings;
+    Maintenance {
+        now,
+        compact: compact.enabled.then_some(Compaction { target_file_bytes: compact.target_file_size.bytes() }),
+        expire: expire
+            .enabled
+            .then(|| Expiry { older_than: expire.older_than.0, keep_last: usize::try_from(expire.keep_last).unwrap_or(1) }),
+        orphans: orphans.enabled.then_some(Orphans { older_than: orphans.older_than.0, dry_run: orphans.dry_run }),
+    }
+}
+
+fn report(table: &TableRef, done: &Maintained) -> TableReport {
+    TableReport {
+        name: table.to_string(),
+        snapshot: done.snapshot.clone(),
+        files: done.files_written,
+        bytes_written: done.bytes_written,
+        maintenance: Some(done.counts),
+        ..TableReport::default()
+    }
+}
+
+/// The failure that a table's error means for the stage.
+fn table_failure(error: &TableError) -> StageFailure {
+    let reason = match error {
+        TableError::Storage(error) => return storage_failure(error),
+        TableError::OwnedByOther { .. } => Reason::TableOwnedByOther,
+        TableError::Definition { .. } => Reason::InvalidDefinition,
+        TableError::Conflict { .. } | TableError::Commit(CommitError::Conflict { .. }) => Reason::CommitConflict,
+        TableError::Corrupt { .. } => Reason::InputCorrupt,
+        TableError::Commit(CommitError::Database { .. }) => Reason::CatalogUnavailable,
+        TableError::Commit(CommitError::Iceberg { .. }) | TableError::Iceberg { .. } => Reason::StoreUnavailable,
+        _ => Reason::Internal,
+    };
+    let text = error.to_string();
+    // The reason stands in front of the message already.
+    StageFailure::new(reason, text.strip_prefix(&format!("{reason}: ")).unwrap_or(&text))
+}
