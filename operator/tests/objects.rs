@@ -77,7 +77,8 @@ fn specs_of(pipeline: &LakehousePipeline) -> Vec<StageSpec> {
         run_uid: UID.into(),
         created_at: start,
         interval: Interval::containing(lakehouse_contract::IntervalGrain::Daily, start),
-        stages: Stage::ALL.to_vec(),
+        // All that it has, or an ingest alone.
+        stages: if pipeline.spec.silver.is_empty() { vec![Stage::Ingest] } else { Stage::ALL.to_vec() },
         inputs_from: None,
         parameters: Default::default(),
         store: StoreLocation::S3 {
