@@ -151,13 +151,7 @@ impl DeltaTable {
     /// The metadata that the definition asks for; none when nothing is to change.
     fn change(&self, definition: &TableDef, state: &State) -> Result<Option<Change>> {
         self.check_owner(state, &definition.owner)?;
-        let planned = self.planned(definition, state)?;
-        if !planned.refused.is_empty() {
-            return Err(TableError::SchemaMismatch { table: self.table.clone(), refused: planned.refused });
-        }
-        if planned.changes.is_empty() {
-            return Ok(None);
-        }
+        let Some(planned) = self.planned(definition, state)?.accepted(&self.table)? else { return Ok(None) };
         let mut metadata = state.snapshot.metadata().clone();
         let after = schema::evolved(definition, &state.schema, state.schema.highest_field_id(), &planned.columns)?;
         let after = self.reader_schema(&after)?;

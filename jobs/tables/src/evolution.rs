@@ -3,8 +3,9 @@
 //! A column keeps its identity through a rename, a wider type and another place. Nothing is guessed: a column that the definition no longer
 //! has is dropped only when the definition says so, and takes another name only when the definition says which.
 
-use crate::{PartitionField, TableDef, TableFormat, Transform};
+use crate::{PartitionField, Result, TableDef, TableError, TableFormat, Transform};
 use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
+use lakehouse_contract::TableRef;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -136,6 +137,17 @@ pub(crate) struct Planned {
 }
 
 impl Planned {
+    /// What is to be applied; none when nothing is.
+    ///
+    /// # Errors
+    /// [`TableError::SchemaMismatch`] with every refusal.
+    pub(crate) fn accepted(self, table: &TableRef) -> Result<Option<Self>> {
+        if !self.refused.is_empty() {
+            return Err(TableError::SchemaMismatch { table: table.clone(), refused: self.refused });
+        }
+        Ok((!self.changes.is_empty()).then_some(self))
+    }
+
     /// Whether the columns change, not only the order of rows in new files.
     pub(crate) fn changes_columns(&self) -> bool {
         self.changes.iter().any(|change| !matches!(change, Change::ChangeSort { .. }))

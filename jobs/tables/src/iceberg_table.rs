@@ -91,13 +91,7 @@ impl IcebergTable {
     /// The metadata that the definition asks for; none when nothing is to change.
     fn change(&self, definition: &TableDef, metadata: &TableMetadata) -> Result<Option<Plan>> {
         self.check_owner(metadata, &definition.owner)?;
-        let planned = self.planned(definition, metadata)?;
-        if !planned.refused.is_empty() {
-            return Err(TableError::SchemaMismatch { table: self.table.clone(), refused: planned.refused });
-        }
-        if planned.changes.is_empty() {
-            return Ok(None);
-        }
+        let Some(planned) = self.planned(definition, metadata)?.accepted(&self.table)? else { return Ok(None) };
         let current = metadata.current_schema();
         let mut plan = Plan::metadata_only();
         let after = schema::evolved(definition, current, metadata.last_column_id(), &planned.columns)?;

@@ -94,13 +94,7 @@ impl ParquetTable {
     /// The manifest that the definition asks for after `current`; none when nothing is to change.
     fn change(&self, definition: &TableDef, current: Manifest) -> Result<Option<Manifest>> {
         self.check_owner(&current, &definition.owner)?;
-        let planned = self.planned(definition, &current)?;
-        if !planned.refused.is_empty() {
-            return Err(TableError::SchemaMismatch { table: self.table.clone(), refused: planned.refused });
-        }
-        if planned.changes.is_empty() {
-            return Ok(None);
-        }
+        let Some(planned) = self.planned(definition, &current)?.accepted(&self.table)? else { return Ok(None) };
         let schema = schema::evolved(definition, &current.schema, current.schema.highest_field_id(), &planned.columns)?;
         let (generation, sort_by) = (current.generation + 1, definition.sort_by.clone());
         Ok(Some(Manifest { generation, schema, sort_by, replaced: Vec::new(), ..current }))

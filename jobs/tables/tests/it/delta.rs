@@ -2,7 +2,7 @@
 
 use crate::common::*;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
-use lakehouse_tables::{TableDef, TableFormat, WriteMode, one_stream};
+use lakehouse_tables::{TableDef, TableError, TableFormat, WriteMode, one_stream};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -129,6 +129,43 @@ async fn times_without_zone_take_the_feature_they_need() {
     assert_eq!(actions(&lake, 2, "protocol"), [expected]);
     write(&table, rows(&[(2, 24, 1, None)]), &commit_of("2", day(2), replace())).await.unwrap();
     assert_eq!(query(&table, "SELECT id, local FROM t").await, ["1 | null", "2 | null"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_staged_for_an_older_schema_are_written_again() {
+    let lake = lake().await;
+    let mut definition = delta("t");
+    let table = lake.tables.ensure(&definition).await.unwrap();
+    let commit = commit_of("1", day(1), replace());
+    let staged = table.stage(vec![one_stream(vec![rows(&[(7, 0, 1, Some("eu"))])])], &commit).await.unwrap();
+    let mut fields = vec![Field::new("note", DataType::Utf8, true)];
+    fields.extend(schema().fields().iter().map(|field| field.as_ref().clone()));
+    definition.schema = Arc::new(Schema::new(fields));
+    let table = lake.tables.ensure(&definition).await.unwrap();
+    let refused = table.commit(staged, &commit).await;
+    assert!(matches!(refused, Err(TableError::Conflict { .. })), "{refused:?}");
+    write(&table, rows(&[(7, 0, 1, Some("eu"))]), &commit).await.unwrap();
+    assert_eq!(query(&table, "SELECT id, note, region FROM t WHERE id = 7 AND region = 'eu'").await, ["7 | null | eu"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_append_that_another_program_rewrote_is_not_replaced_by_guess() {
+    let lake = lake().await;
+    let table = lake.tables.ensure(&delta("t")).await.unwrap();
+    write(&table, rows(&[(1, 0, 1, None)]), &commit_of("one", day(1), WriteMode::Append)).await.unwrap();
+    // As OPTIMIZE does: the rows under another name.
+    let add = actions(&lake, 1, "add").remove(0);
+    let (old, folder) = (add["path"].as_str().unwrap().to_owned(), lake.directory.path().join("silver/t"));
+    std::fs::copy(folder.join(&old), folder.join("optimized.parquet")).unwrap();
+    let mut moved = add.clone();
+    moved["path"] = "optimized.parquet".into();
+    let remove = serde_json::json!({"remove": {"path": old, "deletionTimestamp": 1, "dataChange": false}});
+    let lines = format!("{remove}\n{}\n", serde_json::json!({"add": moved}));
+    std::fs::write(log_of(&lake).join(format!("{:020}.json", 2)), lines).unwrap();
+    assert_eq!(query(&table, "SELECT id FROM t").await, ["1"]);
+    let refused = write(&table, rows(&[(2, 0, 1, None)]), &commit_of("newer", day(1), WriteMode::Append)).await;
+    assert!(matches!(refused, Err(TableError::AppendRewritten { expected: 1, found: 0, .. })), "{refused:?}");
+    assert_eq!(query(&table, "SELECT id FROM t").await, ["1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
