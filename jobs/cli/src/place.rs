@@ -60,11 +60,16 @@ impl Local {
     }
 }
 
+/// The folder that an option names, or else the environment. Asked where no store is named, which outweighs a folder of the environment.
+pub fn folder(option: Option<&Path>) -> Option<PathBuf> {
+    option.map(Path::to_owned).or_else(|| std::env::var_os("LAKEHOUSE_LOCAL").map(PathBuf::from))
+}
+
 /// Options that say where the tables are.
 #[derive(Clone, Debug, Args)]
 pub struct PlaceArguments {
-    /// Folder with the tables; default `.lakehouse`.
-    #[arg(long, value_name = "DIR", env = "LAKEHOUSE_LOCAL")]
+    /// Folder with the tables. Without it and without a catalog: LAKEHOUSE_LOCAL, or else `.lakehouse`.
+    #[arg(long, value_name = "DIR")]
     pub local: Option<PathBuf>,
     /// Catalog of a cluster, such as postgresql://user:password@host:5432/catalog; with it, and without --local, the store is S3.
     #[arg(long, value_name = "URI", env = "LAKEHOUSE_CATALOG_URI", hide_env_values = true)]
@@ -119,7 +124,7 @@ impl PlaceArguments {
             let layers = [(Layer::Silver, self.store.silver_bucket.as_str()), (Layer::Gold, self.store.gold_bucket.as_str())];
             return Ok((self.store.open(&layers)?, uri.clone()));
         }
-        let local = Local::open(self.local.as_deref())?;
+        let local = Local::open(folder(self.local.as_deref()).as_deref())?;
         Ok((open_storage(&local.location(None))?, local.catalog_uri()))
     }
 
@@ -133,7 +138,7 @@ impl PlaceArguments {
     /// # Errors
     /// As [`Self::tables`].
     pub async fn tables_if_any(&self) -> Result<Option<Tables>, CliError> {
-        if self.is_local() && !self.local.as_deref().unwrap_or(Path::new(DEFAULT_LOCAL)).join(CATALOG_FILE).is_file() {
+        if self.is_local() && !folder(self.local.as_deref()).unwrap_or(DEFAULT_LOCAL.into()).join(CATALOG_FILE).is_file() {
             return Ok(None);
         }
         self.tables().await.map(Some)

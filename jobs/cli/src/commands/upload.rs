@@ -12,7 +12,7 @@ use tokio::{fs::File, io::AsyncReadExt};
 
 use crate::{
     CliError,
-    place::{Local, StoreArguments},
+    place::{Local, StoreArguments, folder},
     print,
 };
 
@@ -69,7 +69,7 @@ fn open(arguments: &UploadArguments) -> Result<Storage, CliError> {
         return Ok(arguments.store.open(&[(Layer::Landing, arguments.landing_bucket.as_str())])?);
     }
     // A folder of the environment does not stand in the way of a store that is named.
-    let local = arguments.local.clone().or_else(|| std::env::var_os("LAKEHOUSE_LOCAL").map(PathBuf::from));
+    let local = folder(arguments.local.as_deref());
     let local = Local::create(local.as_deref())?;
     Ok(open_storage(&local.location(None))?)
 }

@@ -64,6 +64,10 @@ async fn histories(tables: &Tables, format: TableFormat, suffix: &str) -> Vec<Ar
         }
         written.push(table);
     }
+    if format != TableFormat::Iceberg {
+        return written;
+    }
+    // What only Iceberg can do to an existing table.
     for (name, partitions, mode) in [("evolved_replaced", vec!["day(at)"], replace()), ("evolved_merged", vec!["bucket(3, id)"], merge())] {
         written.push(evolved(tables, &format!("{name}{suffix}"), &partitions, mode).await);
     }
