@@ -99,4 +99,5 @@ def test_a_transform_is_refused_with_the_field(tmp_path: Path) -> None:
     bad = manifests.write(tmp_path / "bad.yaml", *manifests.sample("lakehouse.yaml"), pipeline)
     refused = Lakehouse(tmp_path / "lake").validate(bad)
     assert refused.status != 0
+    assert "spec.silver[0].table" in refused.text
     assert "delta tables are partitioned by columns as they are, not by transforms" in refused.text

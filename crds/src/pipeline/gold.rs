@@ -15,7 +15,6 @@ use super::table::{TableLayout, WriteMode};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.table) && has(self.table.format) && self.table.format == 'parquet' && has(self.write.merge))").message("write.merge needs format iceberg or delta: parquet tables have no commit log"))]
-#[x_kube(validation = Rule::new("!(has(self.table) && has(self.table.format) && self.table.format == 'delta' && has(self.table.partitionBy) && self.table.partitionBy.exists(p, p.contains('(')))").message("table.partitionBy: delta tables are partitioned by columns as they are, not by transforms"))]
 pub struct GoldModel {
     /// Table name within the namespace `gold`.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z][a-z0-9_]*$"))]

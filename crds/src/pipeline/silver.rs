@@ -10,7 +10,6 @@ use super::table::{TableLayout, WriteMode};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.table) && has(self.table.format) && self.table.format == 'parquet' && has(self.write.merge))").message("write.merge needs format iceberg or delta: parquet tables have no commit log"))]
-#[x_kube(validation = Rule::new("!(has(self.table) && has(self.table.format) && self.table.format == 'delta' && has(self.table.partitionBy) && self.table.partitionBy.exists(p, p.contains('(')))").message("table.partitionBy: delta tables are partitioned by columns as they are, not by transforms"))]
 #[x_kube(validation = Rule::new("!has(self.write.replaceInterval) || self.columns.exists(c, c.name == self.write.replaceInterval.column)").message("write.replaceInterval.column must name a column of the table"))]
 #[x_kube(validation = Rule::new("!has(self.write.merge) || self.write.merge.key.all(k, self.columns.exists(c, c.name == k))").message("write.merge.key must name columns of the table"))]
 #[x_kube(validation = Rule::new("!has(self.write.merge) || self.write.merge.sequenceBy.all(k, self.columns.exists(c, c.name == k))").message("write.merge.sequenceBy must name columns of the table"))]

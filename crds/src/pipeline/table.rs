@@ -5,22 +5,24 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How a table is stored.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.format) || self.format != 'delta' || !has(self.partitionBy) || self.partitionBy.all(p, !p.contains('('))").message("partitionBy: delta tables are partitioned by columns as they are, not by transforms"))]
 pub struct TableLayout {
     /// iceberg (the default), delta or parquet.
+    #[serde(default)]
     pub format: TableFormat,
     /// Partition fields: `column`, `year(c)`, `month(c)`, `day(c)`, `hour(c)`, `bucket(16, c)`, `truncate(4, c)`. Delta: `column` only.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 160)))]
     pub partition_by: Vec<String>,
     /// Columns by which rows are sorted within a file.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 8))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8), inner(length(min = 1, max = 128)))]
     pub sort_by: Vec<String>,
     /// Columns that an existing table may lose with all their values. A column that is neither defined nor named here stops the run, so that a
     /// mistake in a name never costs a column. May stay once they are gone.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(min = 1, max = 128)))]
     pub dropped_columns: Vec<String>,
 }
