@@ -137,6 +137,15 @@ pub(crate) struct Planned {
 }
 
 impl Planned {
+    /// What is shown of a table that belongs to `owner`.
+    pub(crate) fn shown(self, owner: &str, definition: &TableDef) -> Evolution {
+        let Self { changes, mut refused, .. } = self;
+        if owner != definition.owner {
+            refused.insert(0, format!("it belongs to pipeline {owner}, not to {}", definition.owner));
+        }
+        Evolution { exists: true, changes, refused }
+    }
+
     /// What is to be applied; none when nothing is.
     ///
     /// # Errors

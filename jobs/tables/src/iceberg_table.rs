@@ -67,13 +67,7 @@ impl IcebergTable {
     /// What the definition makes of the table; nothing is written.
     pub(crate) async fn evolution(&self, definition: &TableDef) -> Result<Evolution> {
         let existing = self.load().await?;
-        let Planned { changes, refused, .. } = self.planned(definition, existing.metadata())?;
-        let mut evolution = Evolution { exists: true, changes, refused };
-        let owner = owner_of(existing.metadata());
-        if owner != definition.owner {
-            evolution.refused.insert(0, format!("it belongs to pipeline {owner}, not to {}", definition.owner));
-        }
-        Ok(evolution)
+        Ok(self.planned(definition, existing.metadata())?.shown(owner_of(existing.metadata()), definition))
     }
 
     pub(crate) async fn ensure_fits(&self, definition: &TableDef) -> Result<()> {

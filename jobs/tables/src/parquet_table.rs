@@ -71,12 +71,7 @@ impl ParquetTable {
     /// What the definition makes of the table; nothing is written.
     pub(crate) async fn evolution(&self, definition: &TableDef) -> Result<Evolution> {
         let current = self.load().await?;
-        let Planned { changes, refused, .. } = self.planned(definition, &current)?;
-        let mut evolution = Evolution { exists: true, changes, refused };
-        if current.owner != definition.owner {
-            evolution.refused.insert(0, format!("it belongs to pipeline {}, not to {}", current.owner, definition.owner));
-        }
-        Ok(evolution)
+        Ok(self.planned(definition, &current)?.shown(&current.owner, definition))
     }
 
     pub(crate) async fn ensure_fits(&self, definition: &TableDef) -> Result<()> {

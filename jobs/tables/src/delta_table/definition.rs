@@ -54,12 +54,7 @@ impl DeltaTable {
     /// What the definition makes of the table; nothing is written.
     pub(crate) async fn evolution(&self, definition: &TableDef) -> Result<Evolution> {
         let state = self.load().await?;
-        let Planned { changes, refused, .. } = self.planned(definition, &state)?;
-        let mut evolution = Evolution { exists: true, changes, refused };
-        if state.owner() != definition.owner {
-            evolution.refused.insert(0, format!("it belongs to pipeline {}, not to {}", state.owner(), definition.owner));
-        }
-        Ok(evolution)
+        Ok(self.planned(definition, &state)?.shown(state.owner(), definition))
     }
 
     pub(crate) async fn ensure_fits(&self, definition: &TableDef) -> Result<()> {
