@@ -51,16 +51,17 @@ pub struct Context<'a> {
 
 /// The implementation of a source.
 pub fn open<'a>(context: Context<'a>, source: &'a ResolvedSource) -> Box<dyn Source + 'a> {
+    let web = |url, connection, history, timeout_seconds, retries| web::Web {
+        context,
+        url,
+        connection,
+        history,
+        timeout: Duration::from_secs(timeout_seconds),
+        retries,
+    };
     match &source.source {
         IngestSource::Http { url, connection, records, paging, history, allow_empty, timeout_seconds, retries } => Box::new(http::Http {
-            web: web::Web {
-                context,
-                url,
-                connection,
-                history: *history,
-                timeout: Duration::from_secs(*timeout_seconds),
-                retries: *retries,
-            },
+            web: web(url, connection, *history, *timeout_seconds, *retries),
             records,
             paging: paging.as_ref(),
             allow_empty: *allow_empty,
@@ -77,14 +78,7 @@ pub fn open<'a>(context: Context<'a>, source: &'a ResolvedSource) -> Box<dyn Sou
             timeout_seconds,
             retries,
         } => Box::new(scrape::Scrape {
-            web: web::Web {
-                context,
-                url,
-                connection,
-                history: *history,
-                timeout: Duration::from_secs(*timeout_seconds),
-                retries: *retries,
-            },
+            web: web(url, connection, *history, *timeout_seconds, *retries),
             records,
             paging: paging.as_ref(),
             allow_empty: *allow_empty,
