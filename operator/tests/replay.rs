@@ -26,6 +26,8 @@ enum End {
     Retryable,
     Terminal,
     OutOfMemory,
+    /// It succeeds, and its pod is deleted before anybody read what it had to say.
+    Unheard,
 }
 
 /// The cluster: what an API server and the Job controller would hold.
@@ -172,10 +174,10 @@ impl World {
         for job in self.jobs.values_mut().filter(|job| job.end.is_none()) {
             let (rest, attempt) = job.name.rsplit_once('-').unwrap();
             let stage = rest.rsplit_once('-').unwrap().1.to_owned();
-            let end = self.ends.get(&(stage.clone(), attempt.parse().unwrap())).copied().unwrap_or(End::Done);
+            let planned = self.ends.get(&(stage.clone(), attempt.parse().unwrap())).copied().unwrap_or(End::Done);
             let exit = |code, reason: &str, message| ContainerExit { code, reason: Some(reason.to_owned()), message };
-            let (end, exit) = match end {
-                End::Done => (JobEnd::Complete, exit(0, "Completed", Some(termination(&stage, None)))),
+            let (end, exit) = match planned {
+                End::Done | End::Unheard => (JobEnd::Complete, exit(0, "Completed", Some(termination(&stage, None)))),
                 End::Retryable => (failed(), exit(10, "Error", Some(termination(&stage, Some(Reason::StoreUnavailable))))),
                 End::Terminal => (failed(), exit(20, "Error", Some(termination(&stage, Some(Reason::ExpectationFailed))))),
                 End::OutOfMemory => (failed(), exit(137, "OOMKilled", None)),
@@ -184,7 +186,7 @@ impl World {
                 self.committed.insert(stage);
             }
             job.end = Some(end);
-            job.pod = Some(PodView { exit: Some(exit), ..PodView::default() });
+            job.pod = (!matches!(planned, End::Unheard)).then(|| PodView { exit: Some(exit), ..PodView::default() });
         }
         true
     }
@@ -233,6 +235,7 @@ fn scenarios() -> Vec<(&'static str, World)> {
         ("all is well", World::new(3)),
         ("a retry helps", World::new(3).ending(Stage::Silver, 1, End::Retryable).ending(Stage::Silver, 2, End::OutOfMemory)),
         ("data is at fault", World::new(3).ending(Stage::Silver, 1, End::Terminal)),
+        ("a report is lost", World::new(0).ending(Stage::Silver, 1, End::Unheard)),
         ("retries are used up", (1..=9).fold(World::new(1), |world, attempt| world.ending(Stage::Gold, attempt, End::Retryable))),
     ]
 }
@@ -250,7 +253,7 @@ fn every_scenario_ends_as_expected() {
             (phase(&status).to_owned(), world.made.len())
         })
         .collect();
-    let expected = [("Completed", 3), ("Completed", 5), ("ExpectationFailed", 2), ("StoreUnavailable", 4)];
+    let expected = [("Completed", 3), ("Completed", 5), ("ExpectationFailed", 2), ("Completed", 4), ("StoreUnavailable", 4)];
     assert_eq!(phases, expected.map(|(phase, jobs)| (phase.to_owned(), jobs)));
 }
 
@@ -305,6 +308,24 @@ fn a_stale_observation_does_no_harm() {
             }
         }
     }
+}
+
+/// The pod of a Job that succeeded is gone before its report was read: the counts come from another attempt; where every report is lost, the
+/// run succeeds without them.
+#[test]
+fn a_lost_report_is_made_again() {
+    let mut whole = World::new(0);
+    whole.settle();
+    let mut world = World::new(0).ending(Stage::Silver, 1, End::Unheard);
+    world.settle();
+    assert_eq!(world.summary(), whole.summary());
+    assert!(world.notes.iter().any(|note| note.reason == "ReportLost" && note.text.contains("its pod was deleted")));
+
+    let mut world = (1..=9).fold(World::new(0), |world, attempt| world.ending(Stage::Silver, attempt, End::Unheard));
+    world.settle();
+    let silver = &world.status().stages[1];
+    assert_eq!((phase(&world.status()), silver.attempt, silver.rows_written), ("Completed", 6, 0));
+    assert_eq!(silver.message.as_deref(), Some("report not available: the pod is gone"));
 }
 
 /// Jobs deleted by somebody at any moment: another attempt is made, and a stage whose outcome is recorded is not.

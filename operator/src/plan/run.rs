@@ -39,6 +39,15 @@ use crate::{
 const MAX_BACKOFF: Duration = Duration::from_secs(600);
 /// How many Jobs of one stage may be deleted under the operator before the run fails.
 const MAX_LOST: i32 = 5;
+
+/// What went away before it could be read.
+#[derive(Clone, Copy)]
+enum Lost {
+    /// The Job, and with it the outcome.
+    Job,
+    /// The pod of a Job that succeeded, and with it the report.
+    Report,
+}
 /// How often what no watch announces is looked at again: a missing pipeline, a busy interval, a refused Job.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 /// How often the pods of a running Job are looked at, for what keeps them from starting.
@@ -307,10 +316,12 @@ impl Decider<'_> {
         let stage = &status.stages[index];
         let cancelled = self.run.spec.state == RunState::Cancelled;
         let Some(job) = self.observed.job(stage.job.as_deref()) else {
-            return if cancelled { self.cancelled(status) } else { self.lost(status, index) };
+            return if cancelled { self.cancelled(status) } else { self.lost(status, index, Lost::Job) };
         };
         let timeout = self.observed.settings(stage.name).timeout.to_string();
         match outcome(job, &timeout) {
+            // Another attempt finds what was committed and reports it again, so that the counts of a run are exact.
+            Some(Outcome::Succeeded(None)) if !cancelled && stage.lost < MAX_LOST => self.lost(status, index, Lost::Report),
             Some(Outcome::Succeeded(report)) => self.stage_succeeded(status, index, report.as_deref()),
             Some(Outcome::Failed(failure)) => self.attempt_failed(status, index, failure),
             None if cancelled && !job.deleting => Step::Delete { job: job.name.clone() },
@@ -403,25 +414,29 @@ impl Decider<'_> {
         Step::Record { status: Box::new(status), notes: vec![note] }
     }
 
-    /// The Job was made and is gone, and nobody knows its outcome. Another attempt finds what was committed.
-    fn lost(&self, mut status: LakehouseRunStatus, index: usize) -> Step {
+    /// The Job was made and is gone, or its pod is, and with it what they had to say. Another attempt finds what was committed.
+    fn lost(&self, mut status: LakehouseRunStatus, index: usize, what: Lost) -> Step {
         let stage = &mut status.stages[index];
         let (name, attempt) = (stage.name, stage.attempt);
         let job = stage.job.clone().unwrap_or_default();
-        let message = format!("{name}: Job {job} was deleted before its outcome was known");
         if stage.lost >= MAX_LOST {
             return self.stage_failed(status, index, "JobLost", format!("Job {job} was deleted, as {MAX_LOST} before it"));
         }
+        let (reason, how) = match what {
+            Lost::Job => ("JobLost", format!("Job {job} was deleted before its outcome was known")),
+            Lost::Report => ("ReportLost", format!("Job {job} succeeded, but its pod was deleted before its report was read")),
+        };
+        let message = format!("{name}: {how}");
         stage.lost += 1;
         stage.state = StageState::Pending;
-        stage.reason = Some("JobLost".to_owned());
-        stage.message = Some(format!("Job {job} was deleted before its outcome was known"));
+        stage.reason = Some(reason.to_owned());
+        stage.message = Some(how);
         // The next attempt at once: its intent is recorded with the loss.
         stage.attempt += 1;
         stage.job = Some(self.job_name(name, stage.attempt));
         stage.retry_at = None;
         say(&mut status, self.run, Verdict::new("Unknown", "Retrying", format!("{message}; another attempt is made")), self.now);
-        let note = Note::warning("JobLost", format!("{name}-{attempt}"), self.text(&message));
+        let note = Note::warning(reason, format!("{name}-{attempt}"), self.text(&message));
         Step::Record { status: Box::new(status), notes: vec![note] }
     }
 

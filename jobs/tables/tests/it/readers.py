@@ -11,6 +11,7 @@ import datetime
 import decimal
 import importlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -103,3 +104,6 @@ def main(arguments: list[str]) -> None:
 
 
 main(sys.argv[1:])
+sys.stdout.flush()
+# Arrow's threads may still let go of files that are Python objects: one that does so while the interpreter ends takes the process down.
+os._exit(0)
