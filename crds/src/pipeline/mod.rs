@@ -1,6 +1,7 @@
 //! `LakehousePipeline`: a definition. Sources → silver tables → gold models.
 
 pub mod gold;
+pub mod http;
 pub mod jobs;
 pub mod maintenance;
 pub mod scrape;
@@ -18,14 +19,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::IntervalGrain;
 pub use gold::{GoldModel, ModelTest, TestRow};
+pub use http::{
+    CursorPaging, CursorType, CursorValue, History, HttpSource, Incremental, LinkPaging, NextPaging, OffsetPaging, PagePaging, Paging,
+};
 pub use jobs::{JobSettings, Resources, StageSettings};
 pub use maintenance::{Compact, ExpireSnapshots, Maintenance, RemoveOrphans};
 pub use scrape::{Robots, ScrapeField, ScrapeNext, ScrapePaging, ScrapeSource};
 pub use silver::{CastError, Column, Deduplicate, Expectation, Keep, Otherwise, SilverTable, TimeUnit};
-pub use source::{
-    ClickstreamSource, CursorPaging, FileFormat, FilesSource, History, HttpSource, LinkPaging, NextPaging, OffsetPaging, PagePaging,
-    Paging, PulseSource, SensorStream, SensorsSource, Source,
-};
+pub use source::{ClickstreamSource, FileFormat, FilesSource, PulseSource, SensorStream, SensorsSource, Source};
 pub use table::{Append, Merge, Outside, Overwrite, ReplaceInterval, TableFormat, TableLayout, WriteMode};
 
 /// A medallion pipeline: what to fetch, how it becomes typed tables, which models are computed from them.

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::source::{History, default_http_retries, default_max_pages, default_timeout};
+use super::http::{History, default_http_retries, default_max_pages, default_timeout};
 use crate::common::HumanDuration;
 
 /// HTML pages, whose records are found by CSS selectors.

@@ -59,9 +59,14 @@ pub fn bronze_claim(pipeline: &str, run: &RunId, attempt: u32) -> String {
     format!("_lakehouse/runs/{pipeline}/{run}/{}-{attempt}.claim", Stage::Ingest)
 }
 
+/// Folder of the manifests of all intervals.
+pub fn all_bronze_manifests(pipeline: &str) -> String {
+    format!("{pipeline}/_manifests")
+}
+
 /// Folder of the manifests of one interval.
 pub fn bronze_manifests(pipeline: &str, interval: &Interval, grain: IntervalGrain) -> String {
-    format!("{pipeline}/_manifests/dt={}", interval.label(grain))
+    format!("{}/dt={}", all_bronze_manifests(pipeline), interval.label(grain))
 }
 
 /// The manifest of one run: without it its ingest does not exist.

@@ -33,6 +33,9 @@ pub struct SourceManifest {
     pub name: String,
     /// The objects, in the order of their records.
     pub objects: Vec<BronzeObject>,
+    /// For a source that loads only what is new: the greatest value of its cursor so far, as it was received.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
 }
 
 /// One immutable object.
@@ -53,6 +56,13 @@ pub struct BronzeObject {
     /// Facts of the source's answer: URL without credentials, status, content type, ETag, or the file's own key and modification time.
     #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
     pub metadata: std::collections::BTreeMap<String, String>,
+}
+
+impl BronzeManifest {
+    /// Of two manifests of an interval the one with the higher rank is the newer.
+    pub fn rank(&self) -> (DateTime<Utc>, &RunId) {
+        (self.committed_at, &self.run)
+    }
 }
 
 impl SourceManifest {

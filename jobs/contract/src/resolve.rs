@@ -129,6 +129,16 @@ pub enum ResolveError {
         /// What is wrong.
         message: String,
     },
+    /// A first value that is none of the cursor's type.
+    #[error("spec.ingest[{source_name}].http.incremental.initial: `{initial}` is {message}")]
+    InitialCursor {
+        /// Source name.
+        source_name: String,
+        /// The value.
+        initial: String,
+        /// What it is not.
+        message: &'static str,
+    },
     /// A parameter that the definition does not declare.
     #[error("parameters.{0}: the pipeline declares no such parameter")]
     UnknownParameter(String),
@@ -343,6 +353,12 @@ fn resolve_http(
     lakehouse: &LakehouseSpec,
     values: &BTreeMap<String, String>,
 ) -> Result<IngestSource, ResolveError> {
+    if let Some(incremental) = &http.incremental
+        && let Some(initial) = &incremental.initial
+        && let Err(message) = incremental.cursor_type.parse(initial)
+    {
+        return Err(ResolveError::InitialCursor { source_name: source_name.to_owned(), initial: initial.clone(), message });
+    }
     let first = FirstRequest::new(source_name, "http", (&http.connection, &http.path), lakehouse, values)?;
     Ok(IngestSource::Http {
         history: first.history(http.history),
@@ -350,6 +366,7 @@ fn resolve_http(
         connection: first.connection,
         records: http.records.clone().unwrap_or_default(),
         paging: http.paging.clone(),
+        incremental: http.incremental.clone(),
         allow_empty: http.allow_empty,
         timeout_seconds: http.timeout.0.as_secs().max(1),
         retries: http.retries.unsigned_abs(),

@@ -4,8 +4,8 @@ use chrono::{DateTime, Utc};
 use lakehouse_api::{
     common::{IntervalGrain, Stage},
     pipeline::{
-        ClickstreamSource, FileFormat, GoldModel, History, Maintenance, Paging, PulseSource, Robots, ScrapeField, ScrapePaging,
-        SensorsSource, SilverTable,
+        ClickstreamSource, FileFormat, GoldModel, History, Incremental, Maintenance, Paging, PulseSource, Robots, ScrapeField,
+        ScrapePaging, SensorsSource, SilverTable,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -140,6 +140,9 @@ pub enum IngestSource {
         /// How the next page is found.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         paging: Option<Paging>,
+        /// Load only what is new.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incremental: Option<Incremental>,
         /// What the source knows of the past.
         history: History,
         /// Accept no record.

@@ -42,12 +42,14 @@ pub struct Sink<'a> {
     now: Clock,
     progress: &'a dyn Progress,
     objects: Vec<BronzeObject>,
+    /// See [`SourceManifest::cursor`].
+    pub cursor: Option<String>,
 }
 
 impl<'a> Sink<'a> {
     /// A sink for objects in `folder` of the bronze layer, named `part-NNNNN<suffix>.<extension>`.
     pub fn new(layer: &'a LayerStore, folder: String, suffix: &str, now: Clock, progress: &'a dyn Progress) -> Self {
-        Self { layer, folder, suffix: suffix.to_owned(), now, progress, objects: Vec::new() }
+        Self { layer, folder, suffix: suffix.to_owned(), now, progress, objects: Vec::new(), cursor: None }
     }
 
     fn next_key(&self, extension: &str) -> String {
@@ -144,7 +146,7 @@ impl<'a> Sink<'a> {
 
     /// The entry of source `name` in the manifest.
     pub fn into_manifest(self, name: &str) -> SourceManifest {
-        SourceManifest { name: name.to_owned(), objects: self.objects }
+        SourceManifest { name: name.to_owned(), objects: self.objects, cursor: self.cursor }
     }
 
     async fn finish(&mut self, writer: ObjectWriter, captured_at: DateTime<Utc>, facts: ObjectFacts) -> Result<(), IngestError> {

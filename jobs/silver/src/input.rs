@@ -99,8 +99,7 @@ async fn newest(spec: &StageSpec, bronze: &LayerStore) -> Result<String, StageFa
             continue;
         }
         let Some(manifest) = read(bronze, &entry.key).await? else { continue };
-        let order = |m: &BronzeManifest| (m.committed_at, m.run.clone());
-        if newest.as_ref().is_none_or(|(known, _)| order(&manifest) > order(known)) {
+        if newest.as_ref().is_none_or(|(known, _)| manifest.rank() > known.rank()) {
             newest = Some((manifest, entry.key));
         }
     }

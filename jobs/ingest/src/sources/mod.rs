@@ -60,12 +60,15 @@ pub fn open<'a>(context: Context<'a>, source: &'a ResolvedSource) -> Box<dyn Sou
         retries,
     };
     match &source.source {
-        IngestSource::Http { url, connection, records, paging, history, allow_empty, timeout_seconds, retries } => Box::new(http::Http {
-            web: web(url, connection, *history, *timeout_seconds, *retries),
-            records,
-            paging: paging.as_ref(),
-            allow_empty: *allow_empty,
-        }),
+        IngestSource::Http { url, connection, records, paging, incremental, history, allow_empty, timeout_seconds, retries } => {
+            Box::new(http::Http {
+                web: web(url, connection, *history, *timeout_seconds, *retries),
+                records,
+                paging: paging.as_ref(),
+                incremental: incremental.as_ref(),
+                allow_empty: *allow_empty,
+            })
+        }
         IngestSource::Scrape {
             url,
             connection,

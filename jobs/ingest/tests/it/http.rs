@@ -1,5 +1,6 @@
 //! HTTP sources against a server that answers well, badly, late, or not at all.
 
+mod incremental;
 mod paging;
 
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ fn source(server: &Server, path: &str) -> IngestSource {
         connection: HttpConnection { name: "coincap".into(), token_env: None },
         records: "/data".into(),
         paging: None,
+        incremental: None,
         history: History::None,
         allow_empty: false,
         timeout_seconds: 3,

@@ -23,6 +23,7 @@ fn pulse(minutes: u64) -> IngestSource {
 fn clickstream(events: i64) -> IngestSource {
     IngestSource::Clickstream(ClickstreamSource {
         events,
+        events_per_second: None,
         users: 500,
         products: 40,
         seed: 1,
@@ -41,6 +42,7 @@ fn http(server: &Server, path: &str) -> IngestSource {
         connection: HttpConnection { name: "api".into(), token_env: None },
         records: String::new(),
         paging: None,
+        incremental: None,
         history: History::ByInterval,
         allow_empty: false,
         timeout_seconds: 20,

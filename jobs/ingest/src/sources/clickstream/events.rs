@@ -204,6 +204,7 @@ mod tests {
     fn definition(events: i64, duplicates: i32, faults: i32) -> ClickstreamSource {
         ClickstreamSource {
             events,
+            events_per_second: None,
             users: 50,
             products: 12,
             seed: 7,

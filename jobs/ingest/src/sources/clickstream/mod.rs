@@ -6,6 +6,8 @@
 //! An interval has exactly `events` distinct events in the order of `ts`, of which exactly `events × faultsPerTenThousand / 10,000`
 //! (rounded down) carry a fault, and beside them `events × duplicatesPerTenThousand / 10,000` exact copies, each due within
 //! [`LATEST_COPY`] lines after its original (copies that are due at once queue up, so at most twice as many).
+//!
+//! `eventsPerSecond` is the rate of lines, copies included: the times of events are spread over the interval whatever it is.
 
 mod events;
 mod shop;
@@ -31,7 +33,7 @@ pub struct Clickstream<'a> {
 impl Source for Clickstream<'_> {
     async fn fetch(&self, sink: &mut Sink<'_>) -> Result<(), IngestError> {
         let generator = Generator::new(self.context.name, &self.context.spec.interval, self.definition);
-        lines::put(sink, self.definition.seed, generator).await
+        lines::put(sink, self.definition.seed, self.definition.events_per_second, generator).await
     }
 
     fn expected_records(&self) -> Option<u64> {

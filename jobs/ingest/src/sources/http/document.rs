@@ -1,6 +1,6 @@
 //! Looks at one place of a JSON document without building it: the whole text is checked, memory stays that of the text.
 
-use std::fmt;
+use std::{cell::RefCell, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
@@ -44,15 +44,36 @@ impl fmt::Display for Found {
 /// # Errors
 /// The syntax error of `text`, with line and column.
 pub fn find(text: &str, pointer: &str) -> serde_json::Result<Found> {
-    let path: Vec<String> = pointer.split('/').skip(1).map(|token| token.replace("~1", "/").replace("~0", "~")).collect();
+    walk(text, Walk { path: &tokens(pointer), within: None })
+}
+
+/// [`find`], and where it finds an array, what is at the pointer `within` each of its elements.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_each(text: &str, pointer: &str, within: &str) -> serde_json::Result<(Found, Vec<Found>)> {
+    let (path, within) = (tokens(pointer), tokens(within));
+    let each = RefCell::new(Vec::new());
+    let found = walk(text, Walk { path: &path, within: Some((&within, &each)) })?;
+    Ok((found, each.into_inner()))
+}
+
+fn tokens(pointer: &str) -> Vec<String> {
+    pointer.split('/').skip(1).map(|token| token.replace("~1", "/").replace("~0", "~")).collect()
+}
+
+fn walk(text: &str, walk: Walk<'_>) -> serde_json::Result<Found> {
     let mut json = serde_json::Deserializer::from_str(text);
-    let found = Walk { path: &path }.deserialize(&mut json)?;
+    let found = walk.deserialize(&mut json)?;
     json.end()?;
     Ok(found)
 }
 
+#[derive(Clone, Copy)]
 struct Walk<'a> {
     path: &'a [String],
+    /// Where to look within each element of the array at the end of the path, and where to keep what is found.
+    within: Option<(&'a [String], &'a RefCell<Vec<Found>>)>,
 }
 
 impl Walk<'_> {
@@ -104,9 +125,15 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let wanted = self.path.first().map(|token| array_index(token));
         let mut found = Found::Missing;
         let mut count = 0;
+        if let (None, Some((_, each))) = (wanted, self.within) {
+            // Of an array that occurs twice the later one counts.
+            each.borrow_mut().clear();
+        }
         loop {
             let more = if wanted == Some(Some(count)) {
-                elements.next_element_seed(Walk { path: &self.path[1..] })?.map(|inner| found = inner)
+                elements.next_element_seed(Walk { path: &self.path[1..], ..self })?.map(|inner| found = inner)
+            } else if let (None, Some((path, each))) = (wanted, self.within) {
+                elements.next_element_seed(Walk { path, within: None })?.map(|inner| each.borrow_mut().push(inner))
             } else {
                 elements.next_element::<IgnoredAny>()?.map(drop)
             };
@@ -125,7 +152,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         let mut found = Found::Missing;
         while let Some(key) = entries.next_key::<String>()? {
             if key == *token {
-                found = entries.next_value_seed(Walk { path: rest })?;
+                found = entries.next_value_seed(Walk { path: rest, ..self })?;
             } else {
                 entries.next_value::<IgnoredAny>()?;
             }
@@ -168,6 +195,9 @@ mod tests {
         for (pointer, expected) in cases {
             assert_eq!(find(text, pointer).unwrap(), expected, "{pointer}");
         }
+        let (found, each) = find_each(r#"{"d":[{"u":9}],"d":[{"u":{"x":1}},{"u":"a"},7,{}]}"#, "/d", "/u").unwrap();
+        assert_eq!((found, each), (Found::Array(4), vec![Found::Object, Found::String("a".into()), Found::Missing, Found::Missing]));
+        assert_eq!(find_each(r#"{"d":{"u":9}}"#, "/d", "/u").unwrap(), (Found::Object, vec![]));
         assert_eq!(find("[]", "").unwrap(), Found::Array(0));
         assert_eq!(find("[-1, 1.5]", "/0").unwrap(), Found::Integer("-1".into()));
         assert_eq!(find("[-1, 1.5]", "/1").unwrap(), Found::Number);

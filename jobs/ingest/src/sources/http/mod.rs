@@ -7,7 +7,8 @@
 //! |---|---|
 //! | answers 429 or 5xx, not in time, breaks off, or sends no JSON | another try, see [`super::web`]; then `SourceUnavailable` (`InvalidResponse` for no JSON) |
 //! | answers another 4xx, or redirects to another host | `SourceRefused` |
-//! | has an empty body or no record in the first page | `EmptyResponse`, unless `allowEmpty` |
+//! | has an empty body or no record in the first page | `EmptyResponse`, unless `allowEmpty`, or nothing new was asked for |
+//! | has something at `incremental.cursor` that its type does not know | `InvalidResponse` |
 //! | has no array at `records`, repeats a page, never ends | `InvalidResponse` |
 //! | knows only "now" while the interval is long over | `NoHistory`, without a request |
 //!
@@ -15,12 +16,13 @@
 //! kept and counted: what becomes of them is silver's business.
 
 mod document;
+mod incremental;
 mod paging;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use lakehouse_api::pipeline::Paging;
+use lakehouse_api::pipeline::{Incremental, Paging};
 use lakehouse_contract::Reason;
 use url::Url;
 
@@ -33,7 +35,8 @@ use super::{
     },
 };
 use crate::{IngestError, ObjectFacts, Sink};
-use document::{Found, find};
+use document::{Found, find, find_each};
+use incremental::Position;
 use paging::{Clue, Pages, pointer};
 
 /// An HTTP source.
@@ -44,6 +47,8 @@ pub struct Http<'a> {
     pub records: &'a str,
     /// How the next page is found.
     pub paging: Option<&'a Paging>,
+    /// Load only what is new.
+    pub incremental: Option<&'a Incremental>,
     /// Accept no record.
     pub allow_empty: bool,
 }
@@ -52,6 +57,8 @@ pub struct Http<'a> {
 struct Page {
     answer: Answer,
     records: u64,
+    /// What is at the cursor of each record, where there is a cursor.
+    cursors: Vec<Found>,
     /// What the pointer to the next page, or its cursor, found, where there is one.
     next: Option<Found>,
 }
@@ -61,15 +68,27 @@ impl Source for Http<'_> {
     async fn fetch(&self, sink: &mut Sink<'_>) -> Result<(), IngestError> {
         self.web.check_history()?;
         let client = self.web.client("application/json", self.web.context.options.max_response_bytes, Duration::ZERO)?;
-        let mut pages = Pages::new(self.web.url, self.paging);
+        let mut position = match self.incremental {
+            Some(definition) => Some(Position::load(&self.web.context, definition).await?),
+            None => None,
+        };
+        let allow_empty = self.allow_empty || position.as_ref().is_some_and(Position::continues);
+        let first_url = position.as_ref().map_or_else(|| self.web.url.clone(), |position| position.ask(self.web.url));
+        let mut pages = Pages::new(&first_url, self.paging);
         while let Some(url) = pages.next_url() {
-            let page = self.page(&client, &url, sink).await?;
+            let page = self.page(&client, &url, allow_empty, sink).await?;
             let first = pages.fetched() == 0;
-            if first && page.records == 0 && !self.allow_empty {
+            if first && page.records == 0 && !allow_empty {
                 let at = if self.records.is_empty() { String::new() } else { format!(" at {}", self.records) };
                 let message =
                     format!("GET {} answered {} with no record{at}; allowEmpty accepts that", page.answer.url, page.answer.status);
                 return Err(self.web.error(Reason::EmptyResponse, message));
+            }
+            if let Some(position) = &mut position
+                && let Err(message) = position.see(page.cursors)
+            {
+                let message = format!("GET {} answered {}: {message}", page.answer.url, page.answer.status);
+                return Err(self.web.reject(sink, Reason::InvalidResponse, page.answer, &message).await);
             }
             let clue = Clue { found: page.next, headers: &page.answer.headers };
             let more = pages.turn(&page.answer.url, &page.answer.body, page.records, clue);
@@ -83,18 +102,19 @@ impl Source for Http<'_> {
                 sink.put(page.answer.body, "json", facts).await?;
             }
         }
+        sink.cursor = position.and_then(Position::into_cursor);
         Ok(())
     }
 }
 
 impl Http<'_> {
     /// Gets one page, again and again while that can help.
-    async fn page(&self, client: &Client, url: &Url, sink: &Sink<'_>) -> Result<Page, IngestError> {
+    async fn page(&self, client: &Client, url: &Url, allow_empty: bool, sink: &Sink<'_>) -> Result<Page, IngestError> {
         let mut tries = self.web.tries();
         loop {
             let answer = self.web.get(client, url, &|_| Ok(()), &mut tries).await.map_err(|trouble| self.web.failed(trouble))?;
-            let message = match self.check(&answer) {
-                Checked::Page { records, next } => return Ok(Page { answer, records, next }),
+            let message = match self.check(&answer, allow_empty) {
+                Checked::Page { records, cursors, next } => return Ok(Page { answer, records, cursors, next }),
                 Checked::Empty(message) => return Err(self.web.error(Reason::EmptyResponse, message)),
                 Checked::Invalid(message) => message,
                 Checked::NotJson(message) if self.web.again(&mut tries, None, &message).await => continue,
@@ -104,12 +124,12 @@ impl Http<'_> {
         }
     }
 
-    fn check(&self, answer: &Answer) -> Checked {
+    fn check(&self, answer: &Answer, allow_empty: bool) -> Checked {
         let asked = format!("GET {} answered {}", answer.url, answer.status);
         if answer.body.is_empty() {
             // 204 No Content says on purpose that there is nothing; an empty 200 is a fault of the source.
             return match answer.status.as_u16() {
-                204 if self.allow_empty => Checked::Page { records: 0, next: None },
+                204 if allow_empty => Checked::Page { records: 0, cursors: Vec::new(), next: None },
                 _ => Checked::Empty(format!("{asked} with an empty body")),
             };
         }
@@ -122,15 +142,26 @@ impl Http<'_> {
             Ok(next) => next,
             Err(error) => return not_json(error.to_string()),
         };
-        match find(text, self.records) {
-            Err(error) => not_json(error.to_string()),
-            Ok(Found::Array(records)) => Checked::Page { records, next },
-            Ok(Found::Object) if self.records.is_empty() => Checked::Page { records: 1, next },
-            Ok(found) if self.records.is_empty() => {
+        let cursor = self.incremental.map(|incremental| incremental.cursor.as_str());
+        let found = match cursor {
+            Some(cursor) => find_each(text, self.records, cursor),
+            None => find(text, self.records).map(|found| (found, Vec::new())),
+        };
+        let (found, cursors) = match found {
+            Ok(found) => found,
+            Err(error) => return not_json(error.to_string()),
+        };
+        match found {
+            Found::Array(records) => Checked::Page { records, cursors, next },
+            Found::Object if self.records.is_empty() => {
+                let cursors = cursor.and_then(|cursor| find(text, cursor).ok()).into_iter().collect();
+                Checked::Page { records: 1, cursors, next }
+            }
+            found if self.records.is_empty() => {
                 Checked::Invalid(format!("{asked} with {found}, where an array of records or one record was expected"))
             }
-            Ok(Found::Missing) => Checked::Invalid(format!("{asked}, but there is nothing at records pointer {}", self.records)),
-            Ok(found) => Checked::Invalid(format!("{asked}, but at records pointer {} is {found}, not an array", self.records)),
+            Found::Missing => Checked::Invalid(format!("{asked}, but there is nothing at records pointer {}", self.records)),
+            found => Checked::Invalid(format!("{asked}, but at records pointer {} is {found}, not an array", self.records)),
         }
     }
 }
@@ -138,7 +169,7 @@ impl Http<'_> {
 /// What an answer is.
 enum Checked {
     /// Records.
-    Page { records: u64, next: Option<Found> },
+    Page { records: u64, cursors: Vec<Found>, next: Option<Found> },
     /// Nothing.
     Empty(String),
     /// JSON of another shape; asking again ends the same.

@@ -134,7 +134,7 @@ impl<'a> Pages<'a> {
 }
 
 /// `url` with the query parameter `name` set to `value`, which is encoded; the rest of the query stays as it is written.
-fn with_parameter(url: &Url, name: &str, value: &str) -> Url {
+pub fn with_parameter(url: &Url, name: &str, value: &str) -> Url {
     let name = url_encode(name);
     let others =
         url.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty() && pair.split('=').next() != Some(name.as_str()));

@@ -36,14 +36,14 @@ impl Source for Sensors<'_> {
     async fn fetch(&self, sink: &mut Sink<'_>) -> Result<(), IngestError> {
         let interval = self.context.spec.interval;
         match self.definition.stream {
-            SensorStream::Devices => lines::put(sink, self.definition.seed, Register::new(self.definition, interval.start)).await,
+            SensorStream::Devices => lines::put(sink, self.definition.seed, None, Register::new(self.definition, interval.start)).await,
             SensorStream::Readings => {
                 let Some(ticks) = Ticks::of(&interval, self.definition.every.0) else {
                     let message = "sensors.every must be at least one second";
                     return Err(IngestError::source(Reason::InvalidDefinition, self.context.name, message));
                 };
                 let generator = Generator::new(self.context.name, &interval, ticks, self.definition);
-                lines::put(sink, self.definition.seed, generator).await
+                lines::put(sink, self.definition.seed, None, generator).await
             }
         }
     }

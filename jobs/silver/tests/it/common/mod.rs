@@ -86,7 +86,7 @@ impl Lake {
             attempt: 1,
             interval,
             committed_at: Utc::now(),
-            sources: vec![SourceManifest { name: "events".to_owned(), objects: entries }],
+            sources: vec![SourceManifest { name: "events".to_owned(), objects: entries, cursor: None }],
         };
         let key = keys::bronze_manifest(PIPELINE, &interval, IntervalGrain::Daily, &id);
         bronze.put(&key, serde_json::to_vec(&manifest).unwrap()).await.unwrap();
