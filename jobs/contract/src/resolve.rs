@@ -154,6 +154,22 @@ pub enum ResolveError {
         /// Its timeout.
         timeout: HumanDuration,
     },
+    /// Events that come more slowly than a job may take.
+    #[error(
+        "spec.ingest[{source_name}].clickstream: {events} events at {rate} a second take {seconds} s, and the timeout of ingest is {timeout} (jobs.timeout)"
+    )]
+    TooSlow {
+        /// Source name.
+        source_name: String,
+        /// Events of an interval.
+        events: i64,
+        /// Events a second.
+        rate: i64,
+        /// The seconds that they take.
+        seconds: i64,
+        /// The timeout.
+        timeout: HumanDuration,
+    },
     /// A stage that the definition has nothing for.
     #[error("stages: the pipeline has no {0} stage")]
     NoSuchStage(Stage),
@@ -174,9 +190,7 @@ pub fn resolve(definition: &LakehousePipelineSpec, lakehouse: &LakehouseSpec, re
     let mut specs = Vec::with_capacity(stages.len());
     for stage in &stages {
         let work = match stage {
-            Stage::Ingest => Work::Ingest {
-                sources: definition.ingest.iter().map(|source| resolve_source(source, lakehouse, &values)).collect::<Result<_, _>>()?,
-            },
+            Stage::Ingest => Work::Ingest { sources: sources(definition, lakehouse, &values)? },
             Stage::Silver => Work::Silver {
                 input: match &request.inputs_from {
                     Some(id) => SilverInput::Run(id.clone()),
@@ -241,6 +255,25 @@ fn stages(definition: &LakehousePipelineSpec, wanted: &[Stage]) -> Result<Vec<St
     }
     let wanted = if wanted.is_empty() { &Stage::DEFAULT[..] } else { wanted };
     Ok(Stage::ALL.into_iter().filter(|s| has(s) && wanted.contains(s)).collect())
+}
+
+/// The sources, checked against the time that ingest may take.
+fn sources(
+    definition: &LakehousePipelineSpec,
+    lakehouse: &LakehouseSpec,
+    values: &BTreeMap<String, String>,
+) -> Result<Vec<ResolvedSource>, ResolveError> {
+    let timeout = definition.jobs.clone().unwrap_or_default().effective(Stage::Ingest).timeout;
+    for source in &definition.ingest {
+        let Some(clickstream) = &source.clickstream else { continue };
+        let Some(rate) = clickstream.events_per_second else { continue };
+        let (source_name, events) = (source.name.clone(), clickstream.events);
+        let seconds = events / rate.max(1);
+        if seconds.unsigned_abs() >= timeout.0.as_secs() {
+            return Err(ResolveError::TooSlow { source_name, events, rate, seconds, timeout });
+        }
+    }
+    definition.ingest.iter().map(|source| resolve_source(source, lakehouse, values)).collect()
 }
 
 /// The settings of maintenance, checked against the time that a write may take.
