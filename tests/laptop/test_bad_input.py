@@ -248,3 +248,45 @@ def test_no_file_is_not_an_empty_day(lake: Lakehouse, tmp_path: Path) -> None:
     assert "EmptyResponse" in outcome.text
     assert "source things: no file matches `things/*`" in outcome.text
     assert lake.manifests() == []
+
+
+DEEP = b"[" * 100_000
+HOSTILE: dict[str, tuple[bytes, str | None]] = {
+    "deep": (b'{"id": "deep", "x": ' + DEEP + b"]" * len(DEEP) + b"}", None),
+    "deep without end": (DEEP, "not valid JSON at byte 100000: expected a JSON value"),
+    "no UTF-8": (b'{"id": "\xff"}', "the line is not valid UTF-8"),
+    "NUL": (b'{"id": "n\\u0000l"}', None),
+    "raw NUL": (b'{"id": "\x00"}', "not valid JSON at byte 8: expected an escaped control character"),
+    "half a pair": (b'{"id": "\\ud800"}', "it has half of a surrogate pair, which is no character"),
+    "beyond doubles": (b'{"id": "a", "ratio": 1e400}', f"column ratio: 1e400 {RANGE}; its type is double"),
+    "beyond exponents": (b'{"id": "b", "amount": 1e999999999999}', f"column amount: 1e999999999999 {RANGE}"),
+    "long number": (b'{"id": "c", "amount": ' + b"9" * 100_000 + b"}", f"999… {RANGE}; its type is decimal(10,2)"),
+    "no number": (b'{"id": "d", "ratio": NaN}', "not valid JSON at byte 21: expected a JSON value"),
+    "key twice": (b'{"id": "e", "count": 1, "count": 2}', None),
+    "drifted to an object": (b'{"id": "f", "count": {"value": 3}}', 'column count: {"value": 3} is not a number'),
+    "drifted to a list": (b'{"id": ["g"]}', 'column id: ["g"] is an array or object: declare the column as json'),
+    "drifted to a number": (b'{"id": 7}', None),
+}
+
+
+def test_hostile_lines_cost_nothing_but_themselves(lake: Lakehouse, tmp_path: Path) -> None:
+    mark = b"\xef\xbb\xbf"
+    lines = [b"", b'{"id": "first"}', *(line for line, _ in HOSTILE.values()), b"   ", b'{"id": "last"}\r']
+    land(lake, "a.ndjson", mark + b"\n".join(lines))
+    land(lake, "b.ndjson", b"")
+    land(lake, "c.ndjson", mark)
+    lake.run(write(tmp_path / "things.yaml", table()), interval=DAY)
+    good = {"first", "deep", "n\0l", "e", "7", "last"}
+    assert {row["id"] for row in lake.rows("silver.things")} == good
+    assert [row["count"] for row in lake.rows("silver.things") if row["id"] == "e"] == [2], "the later one counts"
+    refused = {name: reason for name, (_, reason) in HOSTILE.items() if reason is not None}
+    found = {row["position"]: row for row in lake.rows("quarantine.things")}
+    for position, (name, (line, reason)) in enumerate(HOSTILE.items(), 1):
+        if reason is not None:
+            row = found.pop(position)
+            assert reason in row["reason"], name
+            assert row["record"] == line.decode(errors="replace"), name
+    assert found == {}
+    (counts,) = lake.reports("silver")[0]["tables"]
+    expected = (len(good) + len(refused), len(good), len(refused))
+    assert (counts["rowsRead"], counts["rowsWritten"], counts["rowsQuarantined"]) == expected
