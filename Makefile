@@ -7,6 +7,8 @@ export
 
 # Where the laptop's tables live, and the pipeline that `ingest` and `run` execute.
 LAKEHOUSE_LOCAL ?= .lakehouse
+TARGET          ?= ndjson
+SECONDS         ?= 60
 PIPELINE        ?= deploy/shop.yaml
 INTERVAL        ?= 2024-03-01
 QUERY           ?= select * from gold.daily_sales order by 1, 2 limit 20
@@ -17,7 +19,7 @@ PROFILE         ?= dev
 LAKEHOUSE = $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/lakehouse
 CLUSTER   := tests/cluster/cluster
 
-.PHONY: help setup build images up down demo ingest run logs status sql test bench lint fmt crds clean
+.PHONY: help setup build images up down demo ingest run logs status sql test bench fuzz lint fmt crds clean
 
 help: ## describe the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +76,9 @@ test: ## install what the tests need and run all of them, the real-cluster ones 
 
 bench: build ## time the silver stage against DuckDB, interleaved, and print the ratio
 	bench/run
+
+fuzz: ## let libFuzzer look for bytes that break a promise of TARGET (tests/fuzz/seeds) for SECONDS
+	@tests/fuzz/run $(TARGET) $(SECONDS)
 
 lint: ## formatting, clippy, ruff, helm lint
 	cargo fmt --all --check

@@ -11,6 +11,8 @@ mod cut;
 mod decode;
 mod deduplicate;
 mod expectations;
+#[doc(hidden)]
+pub mod fuzzing;
 mod input;
 mod interval;
 mod quarantine;
