@@ -7,8 +7,8 @@ export
 
 # Where the laptop's tables live, and the pipeline that `ingest` and `run` execute.
 LAKEHOUSE_LOCAL ?= .lakehouse
-TARGET          ?= ndjson
-SECONDS         ?= 60
+FUZZ_TARGET     ?= ndjson
+FUZZ_SECONDS    ?= 60
 PIPELINE        ?= deploy/shop.yaml
 INTERVAL        ?= 2024-03-01
 QUERY           ?= select * from gold.daily_sales order by 1, 2 limit 20
@@ -77,8 +77,8 @@ test: ## install what the tests need and run all of them, the real-cluster ones 
 bench: build ## time the silver stage against DuckDB, interleaved, and print the ratio
 	bench/run
 
-fuzz: ## let libFuzzer look for bytes that break a promise of TARGET (tests/fuzz/seeds) for SECONDS
-	@tests/fuzz/run $(TARGET) $(SECONDS)
+fuzz: ## let libFuzzer look for bytes that break a promise of FUZZ_TARGET (tests/fuzz/seeds) for FUZZ_SECONDS
+	@tests/fuzz/run $(FUZZ_TARGET) $(FUZZ_SECONDS)
 
 lint: ## formatting, clippy, ruff, helm lint
 	cargo fmt --all --check
