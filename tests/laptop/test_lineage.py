@@ -141,12 +141,18 @@ def test_expectations_are_told_with_their_verdicts(events: list[Event]) -> None:
     }
 
 
-def test_the_events_are_kept_beside_the_reports_where_the_lakehouse_asks_for_it(lake: Lakehouse, tmp_path: Path) -> None:
+def test_the_events_are_kept_beside_the_reports_where_the_lakehouse_asks_for_it(
+    lake: Lakehouse, tmp_path: Path
+) -> None:
     place = manifests.with_spec(manifests.lakehouse(), lineage={"http": {"url": "http://127.0.0.1:1/never"}})
     path = manifests.write(tmp_path / "all.yaml", *manifests.sample("shop.yaml"), place)
     lake.run(path, interval=DAY)
     kept = sorted(lake.folder.glob("*/_lakehouse/runs/shop/*/*.lineage.ndjson"))
-    assert [file.name for file in kept] == ["ingest-1.lineage.ndjson", "gold-1.lineage.ndjson", "silver-1.lineage.ndjson"]
+    assert [file.name for file in kept] == [
+        "ingest-1.lineage.ndjson",
+        "gold-1.lineage.ndjson",
+        "silver-1.lineage.ndjson",
+    ]
     for file in kept:
         assert [event["eventType"] for event in openlineage.events(file)] == ["START", "COMPLETE"]
     # The endpoint of a cluster is not used from a laptop.
@@ -189,7 +195,9 @@ def test_a_stage_that_fails_says_why(lake: Lakehouse, tmp_path: Path) -> None:
     assert last["eventType"] == "FAIL"
     assert last["run"]["facets"]["errorMessage"]["message"].startswith("ExpectationFailed: ")
     assert last["outputs"] == []
-    (ingest,) = [event for event in openlineage.events(events_path) if event["job"]["name"] == "few.ingest" and event["inputs"]]
+    (ingest,) = [
+        event for event in openlineage.events(events_path) if event["job"]["name"] == "few.ingest" and event["inputs"]
+    ]
     assert ingest["inputs"][0]["name"] == str(landing.resolve() / "n.ndjson")
 
 
