@@ -7,7 +7,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::SecretKey;
+use crate::{common::SecretKey, lineage::LineageSettings};
 
 /// Where data lives: object store, buckets, catalog, and the connections through which sources are reached.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -40,6 +40,9 @@ pub struct LakehouseSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub connections: Vec<Connection>,
+    /// Lineage of all runs as OpenLineage events; absent: there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<LineageSettings>,
 }
 
 /// An S3-compatible object store.

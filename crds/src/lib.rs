@@ -11,6 +11,7 @@
 
 pub mod common;
 pub mod lakehouse;
+pub mod lineage;
 pub mod manifest;
 pub mod pipeline;
 pub mod run;

@@ -79,6 +79,9 @@ fn shapes_are_enforced() {
     refused(&with(pipeline(), "/spec/jobs", json!({"timeout": "5 minutes"})), "spec.jobs.timeout");
     refused(&with(pipeline(), "/spec/gold/0/sql", json!(7)), "must be of type string");
     refused(&with(lakehouse(), "/spec/objectStore/endpoint", json!("minio:9000")), "spec.objectStore.endpoint");
+    refused(&with(lakehouse(), "/spec/lineage", json!({"http": {"url": "marquez:5000"}})), "spec.lineage.http.url");
+    let slow = json!({"http": {"url": "http://marquez:5000/api/v1/lineage", "timeout": "5m"}});
+    refused(&with(lakehouse(), "/spec/lineage", slow), "spec.lineage.http.timeout");
     refused(&with(run(), "/spec/interval/start", json!("yesterday")), "spec.interval.start");
     let twice = pipeline()["spec"]["gold"][0].clone();
     refused(&with(pipeline(), "/spec/gold", json!([twice, twice])), "Duplicate value");

@@ -69,6 +69,10 @@ fn specs() -> Vec<StageSpec> {
 }
 
 fn specs_of(pipeline: &LakehousePipeline) -> Vec<StageSpec> {
+    specs_in(&lakehouse(), pipeline)
+}
+
+fn specs_in(lakehouse: &Lakehouse, pipeline: &LakehousePipeline) -> Vec<StageSpec> {
     let start = chrono::DateTime::from_timestamp(1_704_067_200, 0).unwrap();
     let request = Request {
         pipeline: "crypto".into(),
@@ -90,7 +94,7 @@ fn specs_of(pipeline: &LakehousePipeline) -> Vec<StageSpec> {
             landing: "landing".into(),
         },
     };
-    resolve(&pipeline.spec, &lakehouse().spec, &request).unwrap()
+    resolve(&pipeline.spec, &lakehouse.spec, &request).unwrap()
 }
 
 /// Job and ConfigMap of a stage.
@@ -99,7 +103,11 @@ fn rendered(stage: Stage) -> (serde_json::Value, serde_json::Value) {
 }
 
 fn rendered_of(pipeline: &LakehousePipeline, stage: Stage) -> (serde_json::Value, serde_json::Value) {
-    let (lakehouse, config, specs) = (lakehouse(), config(), specs_of(pipeline));
+    rendered_in(&lakehouse(), pipeline, stage)
+}
+
+fn rendered_in(lakehouse: &Lakehouse, pipeline: &LakehousePipeline, stage: Stage) -> (serde_json::Value, serde_json::Value) {
+    let (config, specs) = (config(), specs_in(lakehouse, pipeline));
     let spec = specs.iter().find(|spec| spec.stage() == stage).unwrap();
     let settings: JobSettings = pipeline.spec.jobs.clone().unwrap();
     let attempt = Attempt {
@@ -189,4 +197,25 @@ fn every_source_that_goes_through_a_connection_gets_its_token() {
     let (job, _) = rendered_of(&pipeline, Stage::Ingest);
     assert!(job.to_string().contains("LAKEHOUSE_CONNECTION_COINCAP_TOKEN"), "{job}");
     assert!(!job.to_string().contains("UNUSED"));
+}
+
+#[test]
+fn every_stage_reports_lineage_where_the_lakehouse_says_with_a_token_by_reference() {
+    let mut lakehouse = lakehouse();
+    let lineage =
+        json!({"http": {"url": "http://marquez:5000/api/v1/lineage", "authorizationSecret": {"name": "marquez", "key": "token"}}});
+    lakehouse.spec.lineage = Some(serde_json::from_value(lineage).unwrap());
+    for stage in Stage::ALL {
+        let (job, config_map) = rendered_in(&lakehouse, &pipeline(), stage);
+        let container = &job["spec"]["template"]["spec"]["containers"][0];
+        let token = container["env"].as_array().unwrap().iter().find(|variable| variable["name"] == "LAKEHOUSE_LINEAGE_TOKEN");
+        assert_eq!(token.unwrap()["valueFrom"]["secretKeyRef"], json!({"name": "marquez", "key": "token"}));
+        let spec: StageSpec = serde_json::from_str(config_map["data"]["stage.json"].as_str().unwrap()).unwrap();
+        let to = spec.lineage.unwrap();
+        assert_eq!(to.namespace, "ns");
+        let endpoint = to.http.unwrap();
+        assert_eq!((endpoint.url.as_str(), endpoint.timeout_seconds), ("http://marquez:5000/api/v1/lineage", 10));
+    }
+    let (job, _) = rendered(Stage::Silver);
+    assert!(!job.to_string().contains("LINEAGE"), "a Lakehouse without lineage gives no token away");
 }

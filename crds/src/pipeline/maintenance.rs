@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::common::{FileSize, HumanDuration};
 
-/// What the stage `maintenance` does to every table of the pipeline, the quarantine tables included. `{}` does all of it with the defaults.
+/// What the stage `maintenance` does to every table of the pipeline, the quarantine tables included, and to its bronze. `{}` does all of it with the defaults.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Maintenance {
@@ -15,6 +15,14 @@ pub struct Maintenance {
     pub expire_snapshots: ExpireSnapshots,
     /// Files that no snapshot refers to, left by attempts that died, are deleted.
     pub remove_orphans: RemoveOrphans,
+    /// Bronze objects and manifests of intervals that ended longer ago than this, in days, are deleted; absent: bronze is kept for ever. Silver
+    /// of such an interval cannot be made again from bronze, its tables keep their rows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = "^[1-9][0-9]{0,5}d$"))]
+    pub bronze_retention: Option<HumanDuration>,
+    /// Only report what `bronzeRetention` would delete.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub bronze_retention_dry_run: bool,
 }
 
 /// Rewriting of small files. Plain Parquet tables need none.

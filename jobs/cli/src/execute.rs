@@ -9,7 +9,8 @@ use std::time::Duration;
 use chrono::Utc;
 use lakehouse_api::{LakehousePipelineSpec, LakehouseSpec};
 use lakehouse_contract::{
-    Interval, IntervalGrain, Progress, Reason, Stage, StageFailure, StageReport, StageSpec, digest_json, resolve::Request, resolve::resolve,
+    Interval, IntervalGrain, LineageSpec, Progress, Reason, Stage, StageFailure, StageReport, StageSpec, digest_json, resolve::Request,
+    resolve::resolve,
 };
 use lakehouse_ingest::Options;
 use lakehouse_storage::{CatalogDb, Lease, LeaseOptions, Storage, StorageError};
@@ -43,6 +44,8 @@ pub struct Order<'a> {
     pub again: bool,
     /// Longest wait for another process that is at work on the interval.
     pub wait: Duration,
+    /// Where lineage goes, beside the reports: a file or an endpoint.
+    pub lineage: Option<&'a LineageSpec>,
 }
 
 /// Where runs are executed.
@@ -123,7 +126,15 @@ impl Workshop {
         run.state = RunState::Running;
         run.finished_at = None;
         let progress = RunProgress::new(&run.id().0);
-        for (index, spec) in specs.into_iter().enumerate() {
+        for (index, mut spec) in specs.into_iter().enumerate() {
+            // As store and catalog, the endpoint of a Lakehouse is that of its cluster: here events stay beside the reports unless the
+            // command says more.
+            if let Some(kept) = &mut spec.lineage {
+                kept.http = None;
+            }
+            if let Some(asked) = order.lineage {
+                spec.lineage = Some(asked.clone());
+            }
             if run.stages[index].succeeded() {
                 continue;
             }
@@ -189,7 +200,8 @@ impl Workshop {
             Stage::Gold => Box::pin(lakehouse_gold::run(spec, storage, &self.catalog_uri, progress)).await,
             Stage::Maintenance => Box::pin(lakehouse_maintenance::run(spec, storage, &self.catalog_uri, progress)).await,
         };
-        lakehouse_shell::execute(spec, &self.storage, progress, work).await.0
+        let environment = |name: &str| self.secrets.variable(name);
+        lakehouse_shell::execute_in(spec, &self.storage, progress, environment, work).await.0
     }
 }
 

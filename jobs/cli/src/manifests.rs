@@ -142,6 +142,7 @@ fn local_lakehouse() -> LakehouseSpec {
         buckets: Buckets::default(),
         catalog: Catalog { sql: SqlCatalog { uri_secret: SecretKey { name: "none".to_owned(), key: "uri".to_owned() } } },
         connections: Vec::new(),
+        lineage: None,
     }
 }
 

@@ -54,6 +54,13 @@ impl RunProgress {
     pub fn ended(&self, report: &StageReport) {
         let Ok(state) = self.state.lock() else { return };
         let totals = report.totals();
+        if let Some(fault) = &report.lineage_fault {
+            if self.bars {
+                state.bar.suspend(|| drop(writeln!(std::io::stderr(), "warning: {fault}")));
+            } else {
+                self.line(&state, "warning", json!({"message": fault}));
+            }
+        }
         if self.bars {
             let mark = if report.failure.is_none() { "✓" } else { "✗" };
             set_style(&state.bar, &format!("{mark} {{prefix:<11}} {{wide_msg}} {{elapsed}}"));

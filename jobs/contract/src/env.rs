@@ -17,6 +17,9 @@ pub const SPEC_MOUNT: &str = "/etc/lakehouse";
 /// File name of the spec within [`SPEC_MOUNT`] and key of the ConfigMap.
 pub const SPEC_FILE: &str = "stage.json";
 
+/// Bearer token of the endpoint that lineage events are sent to.
+pub const LINEAGE_TOKEN: &str = "LAKEHOUSE_LINEAGE_TOKEN";
+
 /// Name of the variable with the bearer token of a connection: `coin-cap` → `LAKEHOUSE_CONNECTION_COIN_CAP_TOKEN`.
 pub fn connection_token(connection: &str) -> String {
     format!("LAKEHOUSE_CONNECTION_{}_TOKEN", connection.to_ascii_uppercase().replace('-', "_"))

@@ -48,9 +48,17 @@ impl fmt::Display for TableRef {
     }
 }
 
+/// Folder of the manifests of a pipeline, beside those of its sources.
+pub const MANIFESTS: &str = "_manifests";
+
+/// Folder of all bronze objects of one source, without a slash at the end.
+pub fn bronze_source(pipeline: &str, source: &str) -> String {
+    format!("{pipeline}/{source}")
+}
+
 /// Folder of the bronze objects of one attempt for one source, without a slash at the end.
 pub fn bronze_folder(pipeline: &str, source: &str, dt: &str, run: &RunId, attempt: u32) -> String {
-    format!("{pipeline}/{source}/dt={dt}/run={run}-{attempt}")
+    format!("{}/dt={dt}/run={run}-{attempt}", bronze_source(pipeline, source))
 }
 
 /// Claim of the bronze folders of one attempt, in the bronze layer; put by conditional write. A process that finds it taken (a second
@@ -61,12 +69,22 @@ pub fn bronze_claim(pipeline: &str, run: &RunId, attempt: u32) -> String {
 
 /// Folder of the manifests of all intervals.
 pub fn all_bronze_manifests(pipeline: &str) -> String {
-    format!("{pipeline}/_manifests")
+    format!("{pipeline}/{MANIFESTS}")
 }
 
 /// Folder of the manifests of one interval.
 pub fn bronze_manifests(pipeline: &str, interval: &Interval, grain: IntervalGrain) -> String {
-    format!("{}/dt={}", all_bronze_manifests(pipeline), interval.label(grain))
+    bronze_manifests_labelled(pipeline, &interval.label(grain))
+}
+
+/// Folder of the manifests of the interval with this label.
+pub fn bronze_manifests_labelled(pipeline: &str, label: &str) -> String {
+    format!("{}/dt={label}", all_bronze_manifests(pipeline))
+}
+
+/// The mark that maintenance leaves in the folder of an interval's manifests when it retires them: a [`crate::Retired`]. No manifest, by its name.
+pub fn bronze_retired(manifests: &str) -> String {
+    format!("{manifests}/retired")
 }
 
 /// The manifest of one run: without it its ingest does not exist.
@@ -77,6 +95,11 @@ pub fn bronze_manifest(pipeline: &str, interval: &Interval, grain: IntervalGrain
 /// The report of one attempt of a stage, in the stage's own layer.
 pub fn report(pipeline: &str, run: &RunId, stage: Stage, attempt: u32) -> String {
     format!("_lakehouse/runs/{pipeline}/{run}/{stage}-{attempt}.json")
+}
+
+/// The lineage events of one attempt of a stage, beside its report: one JSON object per line.
+pub fn lineage(pipeline: &str, run: &RunId, stage: Stage, attempt: u32) -> String {
+    format!("_lakehouse/runs/{pipeline}/{run}/{stage}-{attempt}.lineage.ndjson")
 }
 
 /// The inputs that a stage pinned on its first attempt, in the stage's own layer; put by conditional write.

@@ -25,6 +25,16 @@ pub struct BronzeManifest {
     pub sources: Vec<SourceManifest>,
 }
 
+/// What is left of an interval whose bronze was retired by `maintenance.bronzeRetention`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Retired {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// The run that did it.
+    pub run: RunId,
+}
+
 /// The objects of one source.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use lakehouse_api::common::Stage;
 use serde::{Deserialize, Serialize};
 
-use crate::{Interval, Reason, RunId, StageFailure};
+use crate::{Interval, Lineage, Reason, RunId, StageFailure};
 
 /// The full report of one attempt of a stage; an object in the stage's layer ([`crate::keys::report`]).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,9 @@ pub struct StageReport {
     pub inputs: Vec<String>,
     /// One entry per table (for ingest: per source), in the order of commits. On failure: those that were committed.
     pub tables: Vec<TableReport>,
+    /// Why lineage events of the attempt did not get where they should; absent when they did, or none were asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage_fault: Option<String>,
 }
 
 /// A failure within a report.
@@ -65,6 +68,8 @@ pub struct StageOutcome {
     pub tables: Vec<TableReport>,
     /// Absent: it succeeded.
     pub failure: Option<StageFailure>,
+    /// Where the data came from and went; empty unless [`crate::StageSpec::lineage`] asks for it.
+    pub lineage: Lineage,
 }
 
 /// The work of a stage under way. Boxed where a stage's library ends, so that the work is compiled once, in the library, and not again
@@ -139,6 +144,23 @@ pub struct MaintenanceReport {
     pub orphan_bytes: u64,
     /// Objects that could not be deleted; the next maintenance tries again.
     pub not_deleted: u64,
+    /// Intervals whose bronze is gone; in a dry run those whose bronze would be.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bronze_intervals_retired: u64,
+    /// Intervals that are old enough and stay: something of them is young, or an unfinished run pinned it.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bronze_intervals_kept: u64,
+    /// Bronze objects and manifests deleted; in a dry run those that would be.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bronze_objects_deleted: u64,
+    /// Bytes of the objects.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub bronze_bytes_deleted: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl MaintenanceReport {
@@ -160,6 +182,10 @@ impl MaintenanceReport {
             orphans_deleted: self.orphans_deleted + other.orphans_deleted,
             orphan_bytes: self.orphan_bytes + other.orphan_bytes,
             not_deleted: self.not_deleted + other.not_deleted,
+            bronze_intervals_retired: self.bronze_intervals_retired + other.bronze_intervals_retired,
+            bronze_intervals_kept: self.bronze_intervals_kept + other.bronze_intervals_kept,
+            bronze_objects_deleted: self.bronze_objects_deleted + other.bronze_objects_deleted,
+            bronze_bytes_deleted: self.bronze_bytes_deleted + other.bronze_bytes_deleted,
         }
     }
 }
@@ -172,6 +198,9 @@ impl fmt::Display for MaintenanceReport {
             "{} files became {}, {} snapshots expired, {deleted} objects deleted",
             self.files_before, self.files_after, self.snapshots_expired
         )?;
+        if self.bronze_intervals_retired > 0 {
+            write!(f, ", bronze of {} intervals retired", self.bronze_intervals_retired)?;
+        }
         for (count, words) in [(self.groups_skipped, "groups of files left to other writers"), (self.not_deleted, "objects not deleted")] {
             if count > 0 {
                 write!(f, ", {count} {words}")?;

@@ -7,14 +7,15 @@ use lakehouse_api::{
     LakehousePipelineSpec, LakehouseSpec,
     common::{HumanDuration, IntervalGrain, Stage},
     lakehouse::Connection,
+    lineage::LineageSettings,
     pipeline::{FileFormat, History, HttpSource, Maintenance, ScrapeSource, SilverTable, Source},
 };
 use lakehouse_html::{Link, RuleError, Rules};
 use url::Url;
 
 use crate::{
-    CONTRACT_VERSION, ColumnType, Interval, TableRef,
-    env::connection_token,
+    CONTRACT_VERSION, ColumnType, Interval, LineageEndpoint, LineageSpec, TableRef,
+    env::{LINEAGE_TOKEN, connection_token},
     interval::InvalidInterval,
     keys::RunId,
     spec::{
@@ -170,6 +171,14 @@ pub enum ResolveError {
         /// The timeout.
         timeout: HumanDuration,
     },
+    /// The endpoint of lineage events is no URL.
+    #[error("Lakehouse spec.lineage.http.url: `{text}` is not a URL: {error}")]
+    LineageUrl {
+        /// The text.
+        text: String,
+        /// What is wrong.
+        error: url::ParseError,
+    },
     /// A stage that the definition has nothing for.
     #[error("stages: the pipeline has no {0} stage")]
     NoSuchStage(Stage),
@@ -187,6 +196,7 @@ pub fn resolve(definition: &LakehousePipelineSpec, lakehouse: &LakehouseSpec, re
     let values = values(&interval, grain, &parameters(definition, request)?);
     let run =
         RunRef { name: request.run_name.clone(), id: RunId::new(&request.run_name, &request.run_uid), created_at: request.created_at };
+    let lineage = lakehouse.lineage.as_ref().map(|settings| lineage(settings, &request.namespace)).transpose()?;
     let mut specs = Vec::with_capacity(stages.len());
     for stage in &stages {
         let work = match stage {
@@ -211,6 +221,7 @@ pub fn resolve(definition: &LakehousePipelineSpec, lakehouse: &LakehouseSpec, re
             interval,
             grain,
             store: request.store.clone(),
+            lineage: lineage.clone(),
             work,
         });
     }
@@ -274,6 +285,20 @@ fn sources(
         }
     }
     definition.ingest.iter().map(|source| resolve_source(source, lakehouse, values)).collect()
+}
+
+/// Where lineage goes, for runs of a namespace.
+fn lineage(settings: &LineageSettings, namespace: &str) -> Result<LineageSpec, ResolveError> {
+    let endpoint = |http: &lakehouse_api::lineage::LineageEndpoint| {
+        let url = Url::parse(&http.url).map_err(|error| ResolveError::LineageUrl { text: http.url.clone(), error })?;
+        let token_env = http.authorization_secret.is_some().then(|| LINEAGE_TOKEN.to_owned());
+        Ok::<_, ResolveError>(LineageEndpoint { url, token_env, timeout_seconds: http.timeout.0.as_secs().max(1) })
+    };
+    Ok(LineageSpec {
+        namespace: settings.namespace.clone().unwrap_or_else(|| namespace.to_owned()),
+        http: settings.http.as_ref().map(endpoint).transpose()?,
+        file: None,
+    })
 }
 
 /// The settings of maintenance, checked against the time that a write may take.

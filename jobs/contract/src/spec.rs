@@ -11,7 +11,7 @@ use lakehouse_api::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::{Interval, RunId, TableRef};
+use crate::{Interval, LineageSpec, RunId, TableRef};
 
 /// What one attempt of one stage has to do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,6 +33,9 @@ pub struct StageSpec {
     pub grain: IntervalGrain,
     /// Where data lives.
     pub store: StoreLocation,
+    /// Where the stage's lineage goes; absent: nowhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lineage: Option<LineageSpec>,
     /// The work.
     pub work: Work,
 }

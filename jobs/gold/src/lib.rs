@@ -9,10 +9,12 @@
 //! zero; sums and averages that do not fit are errors, see [`exact`].
 
 mod check;
+mod columns;
 mod engine;
 mod error;
 pub mod exact;
 mod failure;
+mod lineage;
 pub mod memory;
 mod models;
 mod pins;

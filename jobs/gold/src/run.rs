@@ -31,6 +31,12 @@ pub fn run<'a>(spec: &'a StageSpec, storage: &'a Storage, catalog_uri: &'a str, 
         if let Err(failure) = work(spec, storage, catalog_uri, progress, &mut outcome).await {
             outcome.failure = Some(failure);
         }
+        if spec.lineage.is_some() && !outcome.inputs.is_empty() {
+            match crate::lineage::of(spec, storage, catalog_uri, &outcome).await {
+                Ok(lineage) => outcome.lineage = lineage,
+                Err(failure) => outcome.lineage.fault = Some(format!("the lineage is not known: {failure}")),
+            }
+        }
         outcome
     })
 }

@@ -8,6 +8,7 @@
 //! A second execution of the same run, at once or later, ends with the same manifest: whoever puts it first wins, the other adopts it.
 
 mod error;
+mod lineage;
 mod options;
 mod run;
 mod sink;

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use lakehouse_contract::{
-    BronzeManifest, CONTRACT_VERSION, Progress, ResolvedSource, SourceManifest, StageFuture, StageOutcome, StageSpec, TableReport, Work,
-    keys,
+    BronzeManifest, CONTRACT_VERSION, Lineage, Progress, ResolvedSource, SourceManifest, StageFuture, StageOutcome, StageSpec, TableReport,
+    Work, keys,
 };
 use lakehouse_storage::{Layer, LayerStore, PutOutcome, Storage};
 
-use crate::{IngestError, Options, Sink, sources};
+use crate::{IngestError, Options, Sink, lineage, sources};
 
 /// Sources that are fetched at once.
 const CONCURRENT_SOURCES: usize = 4;
@@ -26,9 +26,10 @@ pub fn run<'a>(spec: &'a StageSpec, storage: &'a Storage, progress: &'a dyn Prog
 /// [`run`] with a clock, an environment and limits of the caller's.
 pub fn run_with<'a>(spec: &'a StageSpec, storage: &'a Storage, progress: &'a dyn Progress, options: &'a Options) -> StageFuture<'a> {
     Box::pin(async move {
+        let lineage = if spec.lineage.is_some() { lineage::of(spec, storage) } else { Lineage::default() };
         match ingest(spec, storage, progress, options).await {
-            Ok(tables) => StageOutcome { tables, ..StageOutcome::default() },
-            Err(error) => StageOutcome { failure: Some(error.failure()), ..StageOutcome::default() },
+            Ok(tables) => StageOutcome { tables, lineage, ..StageOutcome::default() },
+            Err(error) => StageOutcome { failure: Some(error.failure()), lineage, ..StageOutcome::default() },
         }
     })
 }

@@ -3,6 +3,8 @@
 //! It takes the tables of a definition one after the other and keeps every row of each. Writers and readers may be at work meanwhile; where they
 //! are faster, it leaves the files to them. It may be interrupted and repeated at any time.
 
+mod bronze;
+
 use chrono::{DateTime, Utc};
 use iceberg_commit::CommitError;
 use lakehouse_api::pipeline;
@@ -11,7 +13,12 @@ use lakehouse_shell::storage_failure;
 use lakehouse_storage::Storage;
 use lakehouse_tables::{Compaction, Expiry, Maintained, Maintenance, Orphans, TableError, Tables};
 
-/// Maintains the tables of `spec`. A table that does not exist yet is passed over.
+use crate::bronze::Retention;
+
+/// Name of bronze in the report, where tables have theirs.
+const BRONZE: &str = "bronze";
+
+/// Maintains the tables of `spec`, and its bronze where the settings say so. A table that does not exist yet is passed over.
 ///
 /// One table that cannot be maintained does not keep the others from it; the outcome has the first failure, and a report for every other table.
 pub fn run<'a>(spec: &'a StageSpec, storage: &'a Storage, catalog_uri: &'a str, progress: &'a dyn Progress) -> StageFuture<'a> {
@@ -47,12 +54,25 @@ async fn work(
             }
         }
     }
+    if let Some(older_than) = settings.bronze_retention {
+        progress.step("retire bronze", None);
+        let grace = bronze::GRACE.max(settings.remove_orphans.older_than.0);
+        let retention = Retention::new(older_than.0, grace, settings.bronze_retention_dry_run, Utc::now());
+        match bronze::retire(spec, storage, retention).await {
+            Ok(counts) => {
+                outcome.tables.push(TableReport { name: BRONZE.to_owned(), maintenance: Some(counts), ..TableReport::default() });
+            }
+            Err(error) => {
+                failed.get_or_insert(storage_failure(&error));
+            }
+        }
+    }
     failed.map_or(Ok(()), Err)
 }
 
 /// The settings of a definition, at a point in time.
 fn maintenance(settings: &pipeline::Maintenance, now: DateTime<Utc>) -> Maintenance {
-    let pipeline::Maintenance { compact, expire_snapshots: expire, remove_orphans: orphans } = settings;
+    let pipeline::Maintenance { compact, expire_snapshots: expire, remove_orphans: orphans, .. } = settings;
     Maintenance {
         now,
         compact: compact.enabled.then_some(Compaction { target_file_bytes: compact.target_file_size.bytes() }),

@@ -4,6 +4,7 @@
 //! open the store, execute, write the termination message, exit with the contract's code.
 
 mod image;
+mod lineage;
 mod log;
 mod open;
 
@@ -12,6 +13,8 @@ use std::time::Instant;
 use chrono::Utc;
 use lakehouse_contract::{CONTRACT_VERSION, Progress, StageOutcome, StageReport, StageSpec, Termination, keys};
 use lakehouse_storage::{Layer, Storage};
+
+use lineage::Recorder;
 
 pub use image::image_main;
 pub use log::{LogProgress, init_json_logs};
@@ -35,12 +38,27 @@ pub async fn execute<F>(spec: &StageSpec, storage: &Storage, progress: &dyn Prog
 where
     F: AsyncFnOnce(&StageSpec, &Storage, &dyn Progress) -> StageOutcome,
 {
+    execute_in(spec, storage, progress, |name| std::env::var(name).ok(), work).await
+}
+
+/// [`execute()`] with an environment of the caller's, which holds the token of the lineage endpoint.
+pub async fn execute_in<F>(
+    spec: &StageSpec,
+    storage: &Storage,
+    progress: &dyn Progress,
+    environment: impl Fn(&str) -> Option<String>,
+    work: F,
+) -> (StageReport, Termination)
+where
+    F: AsyncFnOnce(&StageSpec, &Storage, &dyn Progress) -> StageOutcome,
+{
     let started_at = Utc::now();
     let clock = Instant::now();
     tracing::info!(pipeline = spec.pipeline, run = %spec.run.id, stage = %spec.stage(), attempt = spec.attempt,
         interval_start = %spec.interval.start, "stage begins");
+    let recorder = spec.lineage.as_ref().map(|to| Recorder::begin(spec, to, storage, started_at, environment));
     let outcome = work(spec, storage, progress).await;
-    let report = StageReport {
+    let mut report = StageReport {
         contract: CONTRACT_VERSION,
         pipeline: spec.pipeline.clone(),
         run: spec.run.id.clone(),
@@ -52,7 +70,11 @@ where
         failure: outcome.failure.as_ref().map(Into::into),
         inputs: outcome.inputs,
         tables: outcome.tables,
+        lineage_fault: None,
     };
+    if let Some(recorder) = recorder {
+        report.lineage_fault = recorder.end(spec, &report, &outcome.lineage).await;
+    }
     let object = write_report(spec, storage, &report).await;
     let totals = report.totals();
     match &report.failure {

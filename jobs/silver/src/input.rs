@@ -1,7 +1,7 @@
 //! The input: which bronze manifest, pinned for the run.
 
 use bytes::Bytes;
-use lakehouse_contract::{BronzeManifest, Reason, SilverInput, SourceManifest, Stage, StageFailure, StageSpec, keys};
+use lakehouse_contract::{BronzeManifest, Reason, Retired, SilverInput, SourceManifest, Stage, StageFailure, StageSpec, keys};
 use lakehouse_shell::storage_failure;
 use lakehouse_storage::{Layer, LayerStore, PutOutcome, Storage, StorageError};
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ impl Input {
         };
         match read(bronze, &key).await? {
             Some(manifest) => Ok(Self { key, manifest }),
-            None => Err(no_input(spec, &format!("{key} does not exist"))),
+            None => Err(no_input(spec, bronze, &format!("{key} does not exist")).await),
         }
     }
 
@@ -50,9 +50,21 @@ impl Input {
     }
 }
 
-fn no_input(spec: &StageSpec, found: &str) -> StageFailure {
+async fn no_input(spec: &StageSpec, bronze: &LayerStore, found: &str) -> StageFailure {
     let label = spec.interval.label(spec.grain);
     let folder = keys::bronze_manifests(&spec.pipeline, &spec.interval, spec.grain);
+    let mark = bronze.get_opt(&keys::bronze_retired(&folder)).await.ok().flatten();
+    if let Some(Retired { at, run }) = mark.and_then(|body| serde_json::from_slice(&body).ok()) {
+        return StageFailure::new(
+            Reason::NoInput,
+            format!(
+                "interval {label} of pipeline {}: its bronze was retired by maintenance.bronzeRetention at {} (run {run}), so that silver \
+                 cannot be made from it again; its tables keep their rows. Run the ingest stage where the source can still answer for the interval",
+                spec.pipeline,
+                lakehouse_contract::interval::rfc3339(at)
+            ),
+        );
+    }
     StageFailure::new(
         Reason::NoInput,
         format!(
@@ -103,5 +115,8 @@ async fn newest(spec: &StageSpec, bronze: &LayerStore) -> Result<String, StageFa
             newest = Some((manifest, entry.key));
         }
     }
-    newest.map(|(_, key)| key).ok_or_else(|| no_input(spec, "the folder has no manifest"))
+    match newest {
+        Some((_, key)) => Ok(key),
+        None => Err(no_input(spec, bronze, "the folder has no manifest").await),
+    }
 }

@@ -15,6 +15,7 @@ mod expectations;
 pub mod fuzzing;
 mod input;
 mod interval;
+mod lineage;
 mod quarantine;
 mod read;
 mod rows;
@@ -52,6 +53,12 @@ pub fn run<'a>(spec: &'a StageSpec, storage: &'a Storage, catalog_uri: &'a str, 
         let mut outcome = StageOutcome::default();
         if let Err(failure) = work(spec, storage, catalog_uri, progress, &mut outcome).await {
             outcome.failure = Some(failure);
+        }
+        if spec.lineage.is_some() {
+            match lineage::of(spec, storage, catalog_uri, &outcome).await {
+                Ok(lineage) => outcome.lineage = lineage,
+                Err(failure) => outcome.lineage.fault = Some(format!("the lineage is not known: {failure}")),
+            }
         }
         outcome
     })

@@ -1,6 +1,7 @@
 //! The tables of one lakehouse.
 
 use crate::delta_table::{DeltaTable, Logs};
+use crate::folder::folder_of;
 use crate::iceberg_table::IcebergTable;
 use crate::parquet_table::ParquetTable;
 use crate::{Evolution, Maintained, Maintenance, Result, Table, TableDef, TableError, TableFormat, registry};
@@ -126,6 +127,21 @@ impl Tables {
             Some(TableFormat::Iceberg) => Some(Arc::new(IcebergTable::open(&self.catalog, &self.db, table).await?)),
             Some(TableFormat::Parquet) => Some(Arc::new(ParquetTable::open(&self.db, self.layer_of(table)?, table).await?)),
             Some(TableFormat::Delta) => Some(Arc::new(self.delta(table)?)),
+        })
+    }
+
+    /// Absolute location of an existing table: the folder with its files. None when there is no such table.
+    ///
+    /// # Errors
+    /// What the catalog or the store says.
+    pub async fn location(&self, table: &TableRef) -> Result<Option<String>> {
+        Ok(match self.format_of(table).await? {
+            None => None,
+            Some(TableFormat::Iceberg) => {
+                let open = self.catalog.load_table(&table.namespace, &table.name).await?;
+                Some(open.metadata().location().trim_end_matches('/').to_owned())
+            }
+            Some(TableFormat::Parquet | TableFormat::Delta) => Some(self.layer_of(table)?.uri(&folder_of(table))),
         })
     }
 

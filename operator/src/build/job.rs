@@ -126,6 +126,10 @@ fn environment(attempt: &Attempt<'_>, spec: &StageSpec) -> Vec<EnvVar> {
         secret(env::ACCESS_KEY_ID, store, "access-key-id"),
         secret(env::SECRET_ACCESS_KEY, store, "secret-access-key"),
     ];
+    let endpoint = attempt.lakehouse.lineage.as_ref().and_then(|lineage| lineage.http.as_ref());
+    if let Some(token) = endpoint.and_then(|endpoint| endpoint.authorization_secret.as_ref()) {
+        all.push(secret(env::LINEAGE_TOKEN, &token.name, &token.key));
+    }
     match &spec.work {
         // Ingest writes objects only: it gets the tokens of the connections it uses, and no catalog.
         Work::Ingest { sources } => {

@@ -9,7 +9,7 @@ use std::{
 
 use clap::Args;
 use lakehouse_api::LakehousePipeline;
-use lakehouse_contract::{Stage, TableReport, resolve::Request};
+use lakehouse_contract::{LineageEndpoint, LineageSpec, Stage, TableReport, env, resolve::Request};
 use lakehouse_shell::open_storage;
 use lakehouse_storage::CatalogDb;
 use serde_json::json;
@@ -25,6 +25,8 @@ use crate::{
     table::draw,
 };
 
+/// Longest time for one lineage event, in seconds.
+const LINEAGE_SECONDS: u64 = 10;
 /// Longest wait with `--wait`.
 const LONG_WAIT: Duration = Duration::from_secs(24 * 3_600);
 
@@ -65,6 +67,10 @@ pub struct RunArguments {
     /// Another base URL for a connection.
     #[arg(long, value_name = "NAME=URL", value_parser = pair)]
     set_connection: Vec<(String, String)>,
+    /// Write OpenLineage events to a file, one per line, or post them to the URL of an endpoint, with the token of LAKEHOUSE_LINEAGE_TOKEN if
+    /// there is one. They are also kept beside the reports.
+    #[arg(long, value_name = "FILE|URL")]
+    lineage: Option<String>,
     /// Make a new run even if one with the same definition, interval and parameters has succeeded.
     #[arg(long)]
     again: bool,
@@ -103,6 +109,7 @@ pub async fn run(arguments: RunArguments) -> Result<(), CliError> {
             orders.push((*pipeline, lakehouse.clone(), interval));
         }
     }
+    let lineage = arguments.lineage.as_deref().map(lineage).transpose()?;
     let local = Local::create(arguments.local.as_deref())?;
     let landing =
         arguments.landing.as_deref().map(|path| path.canonicalize().map_err(|source| CliError::File { path: path.to_owned(), source }));
@@ -129,6 +136,7 @@ pub async fn run(arguments: RunArguments) -> Result<(), CliError> {
                 store: location.clone(),
             },
             again: arguments.again,
+            lineage: lineage.as_ref(),
             wait: if arguments.wait { LONG_WAIT } else { Duration::ZERO },
         };
         let finished = tokio::select! {
@@ -138,6 +146,18 @@ pub async fn run(arguments: RunArguments) -> Result<(), CliError> {
         tell(&finished);
     }
     Ok(())
+}
+
+/// Where `--lineage` sends events.
+fn lineage(text: &str) -> Result<LineageSpec, CliError> {
+    let namespace = NAMESPACE.to_owned();
+    if !text.starts_with("http://") && !text.starts_with("https://") {
+        let path = std::path::absolute(text).map_err(|source| CliError::File { path: text.into(), source })?;
+        return Ok(LineageSpec { namespace, http: None, file: Some(path.display().to_string()) });
+    }
+    let url = text.parse().map_err(|error| CliError::Invalid(format!("--lineage {text}: {error}")))?;
+    let http = LineageEndpoint { url, token_env: Some(env::LINEAGE_TOKEN.to_owned()), timeout_seconds: LINEAGE_SECONDS };
+    Ok(LineageSpec { namespace, http: Some(http), file: None })
 }
 
 /// The pipelines of the files, or the one that was asked for.
@@ -228,7 +248,7 @@ fn maintained_row(table: &TableReport) -> Vec<String> {
         did.bytes_after,
         did.manifests_after,
         did.snapshots_expired,
-        did.expired_files_deleted,
+        did.expired_files_deleted + did.bronze_objects_deleted,
         did.orphans_deleted,
     ];
     std::iter::once(table.name.clone()).chain(counts.map(|count| count.to_string())).collect()

@@ -106,6 +106,7 @@ impl Lake {
             interval,
             grain: IntervalGrain::Daily,
             store: StoreLocation::Local { root: String::new(), landing: None },
+            lineage: None,
             work: Work::Gold { models },
         }
     }

@@ -60,6 +60,7 @@ impl Lake {
             interval: Interval::parse(IntervalGrain::Daily, "2024-01-01").unwrap(),
             grain: IntervalGrain::Daily,
             store: StoreLocation::Local { root: self.folder.path().display().to_string(), landing: None },
+            lineage: None,
             work: Work::Ingest {
                 sources: sources.into_iter().map(|(name, source)| ResolvedSource { name: name.into(), source }).collect(),
             },

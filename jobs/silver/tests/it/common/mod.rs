@@ -102,6 +102,7 @@ impl Lake {
             interval,
             grain: IntervalGrain::Daily,
             store: StoreLocation::Local { root: self.directory.path().display().to_string(), landing: None },
+            lineage: None,
             work: Work::Silver { input, tables },
         }
     }
