@@ -24,6 +24,7 @@ pub use failure::{ExitCode, Reason, StageFailure};
 pub use interval::Interval;
 pub use keys::{RunId, TableRef};
 pub use lakehouse_api::common::{IntervalGrain, Stage};
+pub use lakehouse_api::run::Refresh;
 pub use manifest::{BronzeManifest, BronzeObject, SourceManifest};
 pub use progress::{NoProgress, Progress};
 pub use report::{ExpectationResult, MaintenanceReport, StageFuture, StageOutcome, StageReport, TableReport, Termination, Totals};
