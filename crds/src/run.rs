@@ -39,6 +39,8 @@ use crate::common::Stage;
 #[x_kube(validation = Rule::new("has(self.parameters) == has(oldSelf.parameters) && (!has(self.parameters) || self.parameters == oldSelf.parameters)").message("parameters is immutable: make a new run"))]
 #[x_kube(validation = Rule::new("has(self.inputsFrom) == has(oldSelf.inputsFrom) && (!has(self.inputsFrom) || self.inputsFrom == oldSelf.inputsFrom)").message("inputsFrom is immutable: make a new run"))]
 #[x_kube(validation = Rule::new("has(self.retryOf) == has(oldSelf.retryOf) && (!has(self.retryOf) || self.retryOf == oldSelf.retryOf)").message("retryOf is immutable: make a new run"))]
+#[x_kube(validation = Rule::new("has(self.refresh) == has(oldSelf.refresh) && (!has(self.refresh) || self.refresh == oldSelf.refresh)").message("refresh is immutable: make a new run"))]
+#[x_kube(validation = Rule::new("!has(self.refresh) || !has(self.stages) || self.stages.exists(s, s == 'gold')").message("refresh: it is the gold stage that refreshes, and stages leaves it out"))]
 #[x_kube(validation = Rule::new("!has(oldSelf.state) || oldSelf.state != 'Cancelled' || (has(self.state) && self.state == 'Cancelled')").message("state: a Cancelled run stays Cancelled"))]
 #[x_kube(validation = Rule::new("!has(self.stages) || self.stages.all(s, self.stages.exists_one(t, t == s))").message("stages: each stage may stand once"))]
 pub struct LakehouseRunSpec {
@@ -55,6 +57,9 @@ pub struct LakehouseRunSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub inputs_from: Option<String>,
+    /// Which intervals the gold stage computes beside that of the run. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<Refresh>,
     /// Values that replace the pipeline's parameters of the same name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
@@ -77,6 +82,15 @@ pub struct RunInterval {
     pub start: DateTime<Utc>,
     /// First instant after the interval.
     pub end: DateTime<Utc>,
+}
+
+/// Which intervals the gold stage computes beside that of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Refresh {
+    /// Those that a model computed from inputs which have changed since, the oldest first.
+    Stale,
+    /// All that the tables have, the oldest first, whether anything changed or not. The run's own interval is computed only if it is among them.
+    Full,
 }
 
 /// What is wanted of a run.
@@ -180,9 +194,24 @@ pub struct StageStatus {
     /// Bytes written to the object store.
     #[serde(default)]
     pub bytes_written: i64,
+    /// After a gold stage: intervals of its models whose inputs have changed since they were computed. Absent: not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale: Option<StaleIntervals>,
     /// The tables this stage committed to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<TableStatus>,
+}
+
+/// Intervals that gold models computed from inputs which have changed since.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StaleIntervals {
+    /// How many there are.
+    pub count: i64,
+    /// Starts of the oldest ones, at most 16.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub oldest: Vec<DateTime<Utc>>,
 }
 
 fn is_zero(count: &i32) -> bool {

@@ -133,4 +133,8 @@ fn what_cannot_work_is_refused() {
     let backwards = json!({"start": "2024-01-02T00:00:00Z", "end": "2024-01-01T00:00:00Z"});
     refused(&with(run(), "/spec/interval", backwards), "start must be before end");
     refused(&with(run(), "/spec/stages", json!(["silver", "silver"])), "each stage may stand once");
+    let refresh = |stages: Value| with(with(run(), "/spec/refresh", json!("Stale")), "/spec/stages", stages);
+    assert_eq!(validate(&refresh(json!(["silver", "gold"]))), Vec::new());
+    refused(&refresh(json!(["ingest", "silver"])), "it is the gold stage that refreshes");
+    refused(&with(run(), "/spec/refresh", json!("stale")), "supported values");
 }

@@ -84,6 +84,7 @@ fn specs_in(lakehouse: &Lakehouse, pipeline: &LakehousePipeline) -> Vec<StageSpe
         // All that it has, or an ingest alone.
         stages: if pipeline.spec.silver.is_empty() { vec![Stage::Ingest] } else { Stage::ALL.to_vec() },
         inputs_from: None,
+        refresh: None,
         parameters: Default::default(),
         store: StoreLocation::S3 {
             endpoint: Some("http://minio.lakehouse.svc:9000".into()),

@@ -79,6 +79,7 @@ fn termination(stage: &str, failure: Option<Reason>) -> String {
             not_deleted: 1,
             ..MaintenanceReport::default()
         }),
+        stale: None,
         tables: vec![("silver.coins".into(), Some("42".into()), 19)],
         report: Some("s3://silver/report.json".into()),
         report_digest: Some("00".repeat(32)),

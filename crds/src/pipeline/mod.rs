@@ -46,6 +46,7 @@ pub use table::{Append, Merge, Outside, Overwrite, ReplaceInterval, TableFormat,
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.lastRun.phase"),
     printcolumn(name = "Interval", type_ = "string", json_path = ".status.lastRun.interval.start"),
     printcolumn(name = "Rows", type_ = "integer", json_path = ".status.lastRun.rowsWritten"),
+    printcolumn(name = "Stale", type_ = "integer", json_path = ".status.staleIntervals.count"),
     printcolumn(name = "Active", type_ = "integer", json_path = ".status.activeRuns"),
     printcolumn(name = "Last Run", type_ = "string", json_path = ".status.lastRun.name"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
@@ -155,6 +156,22 @@ pub struct LakehousePipelineStatus {
     /// Start of the newest interval that a run completed with success.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_succeeded_interval: Option<DateTime<Utc>>,
+    /// What the gold stage that ended last found stale. Absent: no gold stage has said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stale_intervals: Option<StaleStatus>,
+}
+
+/// Intervals of gold models to be computed again: a run with `stages: [gold]` for one of them, or with `refresh: Stale`, does.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StaleStatus {
+    /// How many there are, and the oldest.
+    #[serde(flatten)]
+    pub intervals: crate::run::StaleIntervals,
+    /// The run whose gold stage said so.
+    pub run: String,
+    /// When that stage ended.
+    pub observed_at: DateTime<Utc>,
 }
 
 /// The newest run of a pipeline.

@@ -112,6 +112,7 @@ fn resolve_pipeline(bundle: &Bundle, pipeline: &LakehousePipeline, verdict: usiz
         interval,
         stages: Vec::new(),
         inputs_from: None,
+        refresh: None,
         parameters: BTreeMap::new(),
         store: StoreLocation::Local { root: String::new(), landing: None },
     };
@@ -121,7 +122,7 @@ fn resolve_pipeline(bundle: &Bundle, pipeline: &LakehousePipeline, verdict: usiz
         match spec.work {
             Work::Ingest { .. } | Work::Maintenance { .. } => {}
             Work::Silver { tables, .. } => compiled.tables = tables,
-            Work::Gold { models } => compiled.models = models,
+            Work::Gold { models, .. } => compiled.models = models,
         }
     }
     Ok(compiled)

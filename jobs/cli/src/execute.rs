@@ -244,7 +244,7 @@ fn identity(order: &Order<'_>) -> String {
         order.pipeline,
         (&definition.interval, &definition.parameters, &definition.ingest, &definition.silver, &definition.gold),
         &order.lakehouse.connections,
-        (&request.interval, &request.stages, &request.parameters, &request.store),
+        (&request.interval, &request.stages, &request.parameters, &request.store, &request.refresh),
     ))
 }
 

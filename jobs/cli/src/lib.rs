@@ -13,6 +13,7 @@ pub mod place;
 pub mod progress;
 pub mod runs;
 pub mod secrets;
+pub mod stale;
 pub mod submit;
 pub mod table;
 

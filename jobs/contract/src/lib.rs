@@ -25,6 +25,7 @@ pub use failure::{ExitCode, Reason, StageFailure};
 pub use interval::Interval;
 pub use keys::{RunId, TableRef};
 pub use lakehouse_api::common::{IntervalGrain, Stage};
+pub use lakehouse_api::run::Refresh;
 pub use lineage::{Lineage, LineageEndpoint, LineageSpec};
 pub use manifest::{BronzeManifest, BronzeObject, Retired, SourceManifest};
 pub use progress::{NoProgress, Progress};

@@ -1,9 +1,13 @@
 //! What a stage says at its end: the full report object, and its short form in the termination message.
 
-use std::{collections::BTreeMap, fmt, pin::Pin};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    pin::Pin,
+};
 
 use chrono::{DateTime, Utc};
-use lakehouse_api::common::Stage;
+use lakehouse_api::{common::Stage, run::StaleIntervals};
 use serde::{Deserialize, Serialize};
 
 use crate::{Interval, Lineage, Reason, RunId, StageFailure};
@@ -107,6 +111,12 @@ pub struct TableReport {
     /// Results of the expectations.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub expectations: Vec<ExpectationResult>,
+    /// Starts of the intervals that gold computed beside the run's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refreshed: Vec<DateTime<Utc>>,
+    /// Starts of the intervals of a gold table whose inputs have changed since they were computed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub stale: Vec<DateTime<Utc>>,
     /// What maintenance did; only in reports of that stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<MaintenanceReport>,
@@ -261,6 +271,23 @@ impl StageReport {
     }
 }
 
+impl StageReport {
+    /// The intervals that are stale in any table; none in the report of another stage than gold, or of one that failed.
+    pub fn stale(&self) -> Option<StaleIntervals> {
+        if self.stage != Stage::Gold || self.failure.is_some() {
+            return None;
+        }
+        let starts: BTreeSet<DateTime<Utc>> = self.tables.iter().flat_map(|table| table.stale.iter().copied()).collect();
+        Some(StaleIntervals {
+            count: i64::try_from(starts.len()).unwrap_or(i64::MAX),
+            oldest: starts.into_iter().take(STALE_NAMED).collect(),
+        })
+    }
+}
+
+/// How many stale intervals a termination message names.
+const STALE_NAMED: usize = 16;
+
 /// Most bytes of a termination message; Kubernetes cuts at 4096.
 pub const TERMINATION_LIMIT: usize = 2048;
 
@@ -278,6 +305,9 @@ pub struct Termination {
     /// What maintenance did to all tables.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<MaintenanceReport>,
+    /// Intervals that gold left stale.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale: Option<StaleIntervals>,
     /// `name`, `snapshot`, rows written; cut where there are too many.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<(String, Option<String>, u64)>,
@@ -298,6 +328,7 @@ impl Termination {
             failure: report.failure.clone(),
             totals: report.totals(),
             maintenance: report.maintained(),
+            stale: report.stale(),
             tables: report.tables.iter().map(|t| (t.name.clone(), t.snapshot.clone(), t.rows_written)).collect(),
             report: uri,
             report_digest: digest,
@@ -337,6 +368,7 @@ mod tests {
             failure: Some(ReportedFailure { reason: Reason::Internal, message: "ä\"".repeat(5_000), retryable: true }),
             totals: Totals::default(),
             maintenance: Some(MaintenanceReport::default()),
+            stale: Some(StaleIntervals { count: 10_000, oldest: vec![DateTime::default(); STALE_NAMED] }),
             tables: (0..200).map(|n| (format!("silver.table_{n}"), Some(n.to_string()), n)).collect(),
             report: Some("s3://silver/report.json".into()),
             report_digest: Some("00".repeat(32)),

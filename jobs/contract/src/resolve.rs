@@ -9,6 +9,7 @@ use lakehouse_api::{
     lakehouse::Connection,
     lineage::LineageSettings,
     pipeline::{FileFormat, History, HttpSource, Maintenance, ScrapeSource, SilverTable, Source},
+    run::Refresh,
 };
 use lakehouse_html::{Link, RuleError, Rules};
 use url::Url;
@@ -45,6 +46,8 @@ pub struct Request {
     pub stages: Vec<Stage>,
     /// Identity of the run whose bronze objects silver reads.
     pub inputs_from: Option<RunId>,
+    /// Which intervals gold computes beside that of the run.
+    pub refresh: Option<Refresh>,
     /// Parameters of the run, over those of the definition.
     pub parameters: BTreeMap<String, String>,
     /// Where data lives.
@@ -209,7 +212,7 @@ pub fn resolve(definition: &LakehousePipelineSpec, lakehouse: &LakehouseSpec, re
                 },
                 tables: resolve_silver(definition)?,
             },
-            Stage::Gold => Work::Gold { models: resolve_gold(definition, grain, &interval) },
+            Stage::Gold => Work::Gold { models: resolve_gold(definition, grain, &interval), refresh: request.refresh },
             Stage::Maintenance => Work::Maintenance { tables: tables(definition), settings: maintenance.cloned().unwrap_or_default() },
         };
         specs.push(StageSpec {
@@ -247,6 +250,7 @@ pub fn check(
         interval: Interval::last_complete(definition.interval, now),
         stages: Vec::new(),
         inputs_from: None,
+        refresh: None,
         parameters: BTreeMap::new(),
         store: StoreLocation::Local { root: String::new(), landing: None },
     };

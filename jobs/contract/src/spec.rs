@@ -7,6 +7,7 @@ use lakehouse_api::{
         ClickstreamSource, FileFormat, GoldModel, History, Incremental, Maintenance, Paging, PulseSource, Robots, ScrapeField,
         ScrapePaging, SensorsSource, SilverTable,
     },
+    run::Refresh,
 };
 use serde::{Deserialize, Serialize};
 use url::Url;
@@ -105,6 +106,9 @@ pub enum Work {
     Gold {
         /// The models, in the order of the definition; the job orders them by what they read.
         models: Vec<ResolvedGold>,
+        /// Which intervals are computed beside the run's.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        refresh: Option<Refresh>,
     },
     /// Maintain tables.
     #[serde(rename_all = "camelCase")]

@@ -5,6 +5,9 @@
 //! committed just before, so there is no atomicity across models: a failure leaves those committed that the report names, and a further
 //! attempt finds their commit tokens and goes on behind them.
 //!
+//! A run computes its interval, and with [`Refresh`](lakehouse_contract::Refresh) further ones: those whose inputs have changed since they were
+//! computed, or all. Which have is found by comparing commits, see [`stale`].
+//!
 //! [`Engine`] is the session: registered tables only. Averages of decimals have four more digits than their input and are rounded half away from
 //! zero; sums and averages that do not fit are errors, see [`exact`].
 
@@ -14,6 +17,8 @@ mod engine;
 mod error;
 pub mod exact;
 mod failure;
+mod freshness;
+mod inputs;
 mod lineage;
 pub mod memory;
 mod models;
@@ -21,12 +26,14 @@ mod pins;
 mod run;
 mod schema;
 mod statement;
+mod targets;
 mod testing;
 
 pub use check::{Unchecked, check_models, tables_of};
 pub use datafusion;
 pub use engine::{Engine, NAMESPACES};
 pub use error::SqlError;
+pub use freshness::stale;
 pub use run::run;
 pub use statement::{PARAMETERS, Query};
 pub use testing::{Fault, Tested, test_models};

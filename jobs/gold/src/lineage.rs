@@ -22,7 +22,7 @@ use crate::{
 /// # Errors
 /// What the catalog says, and what planning says, which the stage said before.
 pub(crate) async fn of(spec: &StageSpec, storage: &Storage, catalog_uri: &str, outcome: &StageOutcome) -> Result<Lineage, StageFailure> {
-    let Work::Gold { models: definitions } = &spec.work else { return Ok(Lineage::default()) };
+    let Work::Gold { models: definitions, .. } = &spec.work else { return Ok(Lineage::default()) };
     let engine = Engine::new().map_err(|error| StageFailure::new(error.reason(), error))?;
     let models = ordered(&engine, definitions)?;
     let tables = Tables::connect(storage.clone(), catalog_uri).await.map_err(|error| table_failure(&error))?;

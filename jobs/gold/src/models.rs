@@ -10,7 +10,7 @@ use datafusion::{
     },
     logical_expr::{Expr, LogicalPlan, Volatility},
 };
-use lakehouse_contract::{Interval, Reason, ResolvedGold, StageFailure, TableRef};
+use lakehouse_contract::{Interval, IntervalGrain, Reason, ResolvedGold, StageFailure, TableRef};
 
 use crate::{Engine, SqlError, failure::sql_failure, schema::table_schema, statement::Query};
 
@@ -20,6 +20,15 @@ pub(crate) struct Model {
     pub(crate) table: TableRef,
     pub(crate) definition: ResolvedGold,
     pub(crate) query: Query,
+}
+
+impl Model {
+    /// The model as it is computed for `interval`.
+    pub(crate) fn of_interval(&self, grain: IntervalGrain, interval: &Interval) -> Self {
+        let mut model = self.clone();
+        model.definition.read_start = Interval::shifted(grain, interval.start, -self.definition.model.lookback);
+        model
+    }
 }
 
 /// The models in an order in which each comes after those it reads; otherwise the order of the definition.

@@ -3,22 +3,25 @@
 use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
+use chrono::{DateTime, Utc};
 use futures::StreamExt;
 use lakehouse_api::pipeline::{TableFormat as DefinedFormat, WriteMode as DefinedMode};
 use lakehouse_contract::{
-    CommitToken, Progress, Reason, ResolvedGold, StageFailure, StageFuture, StageOutcome, StageSpec, TableRef, TableReport, Work,
+    Interval, Progress, Reason, Refresh, ResolvedGold, StageFailure, StageFuture, StageOutcome, StageSpec, TableRef, TableReport, Work,
     digest_json,
 };
 use lakehouse_storage::Storage;
 use lakehouse_tables::{
-    BatchStream, BoxError, Commit, Committed, Declared, PartitionField, Table, TableDef, TableError, TableFormat, Tables, WriteMode,
+    BatchStream, BoxError, Commit, Committed, Declared, PartitionField, Table, TableDef, TableFormat, Tables, WriteMode, one_stream,
 };
 
 use crate::{
     Engine, SqlError,
     failure::{sql_failure, table_failure},
+    inputs::Inputs,
     models::{Model, ordered, plan, plan_all},
     pins::{Pins, pin},
+    targets::{Targets, span},
 };
 
 /// Computes the models of `spec` from the tables of `storage` and the catalog at `catalog_uri`.
@@ -48,7 +51,7 @@ async fn work(
     progress: &dyn Progress,
     outcome: &mut StageOutcome,
 ) -> Result<(), StageFailure> {
-    let Work::Gold { models: definitions } = &spec.work else {
+    let Work::Gold { models: definitions, refresh } = &spec.work else {
         return Err(StageFailure::new(Reason::InvalidDefinition, format!("the spec is for {}, not for gold", spec.stage())));
     };
     progress.step("plan models", Some(definitions.len() as u64));
@@ -56,29 +59,38 @@ async fn work(
     let models = ordered(&engine, definitions)?;
     let tables = Tables::connect(storage.clone(), catalog_uri).await.map_err(|error| table_failure(&error))?;
     let read = read_tables(&models);
-    let pins = pin(spec, storage, &tables, &read).await?;
+    let pins = pin(spec, storage, &tables, &read, &models, span(spec, &models, *refresh).as_ref()).await?;
     outcome.inputs = pins.inputs();
     for (table, model) in &read {
         register_pinned(&engine, &tables, &pins, table, model).await?;
     }
     let schemas = plan_all(&engine, &models, &spec.interval).await?;
     fitting(&tables, spec, &models, &schemas).await?;
-    let mut tokens = BTreeMap::new();
+    let targets = Targets { run: spec.interval, grain: spec.grain, refresh: *refresh, known: pins.commits.intervals(spec.grain) };
+    let mut inputs = Inputs::new(pins);
     for (model, schema) in models.iter().zip(schemas) {
-        let token = token(spec, model, &pins, &tokens);
-        let stage = ModelRun { spec, engine: &engine, tables: &tables, progress, model };
-        let (table, committed) = stage.compute(schema, &token).await?;
+        let definition = table_definition(&model.table, &model.definition, schema, &spec.owner)?;
+        let table = tables.ensure(&definition).await.map_err(|error| table_failure(&error))?;
+        let of_model = ModelRun { spec, engine: &engine, table: table.as_ref(), progress, model };
+        let mut report = TableReport { name: model.table.to_string(), ..TableReport::default() };
+        let computed = of_model.compute_all(&targets.of(model, &inputs.commits), &mut inputs, &mut report).await;
+        if report.snapshot.is_some() {
+            outcome.tables.push(report);
+        }
+        let last = computed?;
         if models.iter().any(|other| other.query.tables().contains(&model.table)) {
-            let provider = match table.provider(Some(&committed.snapshot)).await {
-                // The commit was found, and its state has expired since: the current one holds its rows and what came later.
-                Err(TableError::NoSuchSnapshot { .. }) if committed.already => table.provider(None).await,
-                other => other,
-            };
-            let provider = provider.map_err(|error| table_failure(&error))?;
+            // What was found may be older than the commits that others made for other intervals, which the pins have seen.
+            let at = last.filter(|committed| !committed.already).map(|committed| committed.snapshot);
+            let provider = table.provider(at.as_deref()).await.map_err(|error| table_failure(&error))?;
             engine.register(&model.table, provider).map_err(|error| sql_failure(&model.table, &error))?;
         }
-        outcome.tables.push(report(&model.table, &committed));
-        tokens.insert(model.table.clone(), token);
+    }
+    let names: Vec<TableRef> = models.iter().map(|model| model.table.clone()).collect();
+    for (table, stale) in crate::stale(&tables, &names).await? {
+        let name = table.to_string();
+        if let Some(report) = outcome.tables.iter_mut().find(|report| report.name == name) {
+            report.stale = stale;
+        }
     }
     Ok(())
 }
@@ -116,69 +128,112 @@ async fn register_pinned(engine: &Engine, tables: &Tables, pins: &Pins, table: &
     registered.map_err(|error| sql_failure(model, &error))
 }
 
-/// The commit token: its input are the snapshots of the tables that the model reads and the tokens of the models that it reads.
-fn token(spec: &StageSpec, model: &Model, pins: &Pins, tokens: &BTreeMap<TableRef, CommitToken>) -> CommitToken {
-    let inputs: Vec<(String, Option<&str>)> = model
-        .query
-        .tables()
-        .iter()
-        .map(|table| (table.to_string(), tokens.get(table).map(CommitToken::as_str).or_else(|| pins.snapshot(table))))
-        .collect();
-    CommitToken::new(&spec.pipeline, &model.table, &spec.interval, &digest_json(&inputs), &model.definition.definition_digest)
-}
-
-fn report(table: &TableRef, committed: &Committed) -> TableReport {
-    TableReport {
-        name: table.to_string(),
-        snapshot: Some(committed.snapshot.clone()),
-        already_committed: committed.already,
-        rows_read: committed.rows_written + committed.rows_superseded,
-        rows_written: committed.rows_written,
-        rows_deduplicated: committed.rows_superseded,
-        files: committed.files,
-        bytes_written: committed.bytes,
-        ..TableReport::default()
-    }
+/// Adds a commit to the report of its table; `refreshed` is the start of an interval that is not the run's.
+fn enter(report: &mut TableReport, committed: &Committed, refreshed: Option<DateTime<Utc>>) {
+    let is_first = report.snapshot.is_none();
+    report.already_committed = committed.already && (is_first || report.already_committed);
+    report.snapshot = Some(committed.snapshot.clone());
+    report.rows_read += committed.rows_written + committed.rows_superseded;
+    report.rows_written += committed.rows_written;
+    report.rows_deduplicated += committed.rows_superseded;
+    report.files += committed.files;
+    report.bytes_written += committed.bytes;
+    report.refreshed.extend(refreshed);
 }
 
 /// One model of one run.
 struct ModelRun<'a> {
     spec: &'a StageSpec,
     engine: &'a Engine,
-    tables: &'a Tables,
+    table: &'a dyn Table,
     progress: &'a dyn Progress,
     model: &'a Model,
 }
 
 impl ModelRun<'_> {
-    /// Computes and commits, or finds the commit that is there already.
-    async fn compute(&self, schema: SchemaRef, token: &CommitToken) -> Result<(std::sync::Arc<dyn Table>, Committed), StageFailure> {
-        let failed = |error| table_failure(&error);
-        let definition = table_definition(&self.model.table, &self.model.definition, schema, &self.spec.owner)?;
-        let table = self.tables.ensure(&definition).await.map_err(failed)?;
-        if let Some(mut found) = table.find_commit(token.as_str()).await.map_err(failed)? {
-            found.already = true;
-            return Ok((table, found));
+    /// Computes and commits intervals one after the other, enters each commit into `report`, and answers the last.
+    async fn compute_all(
+        &self,
+        intervals: &[Interval],
+        inputs: &mut Inputs,
+        report: &mut TableReport,
+    ) -> Result<Option<Committed>, StageFailure> {
+        let mut last = None;
+        if matches!(&self.spec.work, Work::Gold { refresh: Some(Refresh::Full), .. }) {
+            self.replace_merged(intervals, inputs).await?;
         }
-        self.progress.step(&format!("compute {}", self.model.table), None);
-        let commit = Commit {
-            token: token.0.clone(),
-            interval: self.spec.interval,
-            mode: write_mode(&self.model.table, &self.model.definition.model.write)?,
-            summary: BTreeMap::new(),
+        for interval in intervals {
+            let committed = self.compute(interval, inputs).await?;
+            enter(report, &committed, (*interval != self.spec.interval).then_some(interval.start));
+            last = Some(committed);
+        }
+        Ok(last)
+    }
+
+    /// Computes and commits an interval, or finds the commit that is there already.
+    async fn compute(&self, interval: &Interval, inputs: &mut Inputs) -> Result<Committed, StageFailure> {
+        let failed = |error| table_failure(&error);
+        let model = self.model.of_interval(self.spec.grain, interval);
+        let (token, origin) = inputs.identity(self.spec, &model, interval);
+        let committed = match self.table.find_commit(token.as_str()).await.map_err(failed)? {
+            Some(found) => Committed { already: true, ..found },
+            None => {
+                let name = if *interval == self.spec.interval {
+                    model.table.to_string()
+                } else {
+                    format!("{} of {}", model.table, interval.label(self.spec.grain))
+                };
+                self.progress.step(&format!("compute {name}"), None);
+                let commit = Commit {
+                    token: token.0.clone(),
+                    interval: *interval,
+                    mode: write_mode(&model.table, &model.definition.model.write)?,
+                    origin: Some(origin.clone()),
+                    summary: BTreeMap::new(),
+                };
+                let staged = self.table.stage(self.streams(&model, interval).await?, &commit).await.map_err(failed)?;
+                self.progress.advance(staged.rows(), staged.bytes());
+                self.progress.step(&format!("commit {name}"), Some(staged.rows()));
+                self.table.commit(staged, &commit).await.map_err(failed)?
+            }
         };
-        let streams = self.streams().await.map_err(|error| sql_failure(&self.model.table, &error))?;
-        let staged = table.stage(streams, &commit).await.map_err(failed)?;
-        self.progress.advance(staged.rows(), staged.bytes());
-        self.progress.step(&format!("commit {}", self.model.table), Some(staged.rows()));
-        let committed = table.commit(staged, &commit).await.map_err(failed)?;
-        Ok((table, committed))
+        inputs.enter(&model, interval, token, origin);
+        Ok(committed)
+    }
+
+    /// Puts what a merge of all `intervals` into an empty table would give in the place of a merge table's rows, in one commit; readers see
+    /// the rows before or those after. Merged into the old rows, those whose key no interval gives any more would stay, and rows that another
+    /// definition computed would be ties. Nothing happens when the table has the commits of all intervals already.
+    async fn replace_merged(&self, intervals: &[Interval], inputs: &Inputs) -> Result<(), StageFailure> {
+        let failed = |error| table_failure(&error);
+        let mode = write_mode(&self.model.table, &self.model.definition.model.write)?;
+        let Some(newest) = intervals.last().filter(|_| matches!(mode, WriteMode::Merge { .. })) else { return Ok(()) };
+        let (mut tokens, mut streams, mut found) = (Vec::new(), Vec::new(), true);
+        for interval in intervals {
+            let model = self.model.of_interval(self.spec.grain, interval);
+            let (token, _) = inputs.identity(self.spec, &model, interval);
+            found = found && self.table.find_commit(token.as_str()).await.map_err(failed)?.is_some();
+            tokens.push(token);
+            streams.extend(self.streams(&model, interval).await?);
+        }
+        if found {
+            return Ok(());
+        }
+        self.progress.step(&format!("compute {} of all intervals", self.model.table), None);
+        let commit = Commit { token: digest_json(&tokens), interval: *newest, mode, origin: None, summary: BTreeMap::new() };
+        let merged = self.table.stage(streams, &commit).await.map_err(failed)?;
+        let commit = Commit { mode: WriteMode::Overwrite, ..commit };
+        let staged = self.table.stage(vec![one_stream(merged.into_winners())], &commit).await.map_err(failed)?;
+        self.progress.step(&format!("commit {} of all intervals", self.model.table), Some(staged.rows()));
+        self.table.commit(staged, &commit).await.map_err(failed)?;
+        Ok(())
     }
 
     /// The rows, one stream per partition of the plan. Planned anew: the models it reads have their rows now.
-    async fn streams(&self) -> Result<Vec<BatchStream>, SqlError> {
-        let plan = plan(self.engine, self.model, &self.spec.interval).await?;
-        let streams = self.engine.data_frame(plan).execute_stream_partitioned().await.map_err(SqlError::of)?;
+    async fn streams(&self, model: &Model, interval: &Interval) -> Result<Vec<BatchStream>, StageFailure> {
+        let failed = |error: SqlError| sql_failure(&model.table, &error);
+        let plan = plan(self.engine, model, interval).await.map_err(failed)?;
+        let streams = self.engine.data_frame(plan).execute_stream_partitioned().await.map_err(|error| failed(SqlError::of(error)))?;
         Ok(streams.into_iter().map(|stream| stream.map(|batch| batch.map_err(|error| Box::new(error) as BoxError)).boxed()).collect())
     }
 }

@@ -87,8 +87,7 @@ fn not_checked(unchecked: &[Unchecked], table: &TableRef) -> String {
 
 async fn outcome(model: &Model, test: &ModelTest, schemas: &BTreeMap<TableRef, SchemaRef>, grain: IntervalGrain) -> Result<(), Fault> {
     let interval = Interval::parse(grain, &test.interval).map_err(|error| Fault::Failed(format!("interval: {error}")))?;
-    let mut model = model.clone();
-    model.definition.read_start = Interval::shifted(grain, interval.start, -model.definition.model.lookback);
+    let model = model.of_interval(grain, &interval);
     let engine = Engine::new().map_err(|error| Fault::Failed(error.to_string()))?;
     register(&engine, &model, test, schemas)?;
     let rows = rows(&engine, &model, &interval).await.map_err(|failure| Fault::Failed(failure.message))?;

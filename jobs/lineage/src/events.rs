@@ -94,7 +94,7 @@ fn job_facets(spec: &StageSpec) -> Map<String, Value> {
     let mut facets = Map::new();
     let kind = json!({"processingType": "BATCH", "integration": "LAKEHOUSE", "jobType": spec.stage().as_str().to_ascii_uppercase()});
     facets.insert("jobType".to_owned(), facet("2-0-4/JobTypeJobFacet", kind));
-    if let Work::Gold { models } = &spec.work {
+    if let Work::Gold { models, .. } = &spec.work {
         let statements: Vec<String> =
             models.iter().map(|model| format!("-- gold.{}\n{}", model.model.name, model.model.sql.trim())).collect();
         facets.insert("sql".to_owned(), facet("1-1-0/SQLJobFacet", json!({"query": statements.join(";\n"), "dialect": "datafusion"})));

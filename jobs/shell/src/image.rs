@@ -25,6 +25,7 @@ where
                 failure: Some((&failure).into()),
                 totals: Totals::default(),
                 maintenance: None,
+                stale: None,
                 tables: Vec::new(),
                 report: None,
                 report_digest: None,

@@ -95,7 +95,8 @@ pub(crate) async fn stage(
     threads: usize,
 ) -> Result<StagedTable, StageFailure> {
     let text = serde_json::to_string(report).map_err(|error| StageFailure::new(Reason::Internal, error))?;
-    let commit = Commit { token: token.0, interval: spec.interval, mode, summary: BTreeMap::from([(REPORT.to_owned(), text)]) };
+    let commit =
+        Commit { token: token.0, interval: spec.interval, mode, origin: None, summary: BTreeMap::from([(REPORT.to_owned(), text)]) };
     let staged = table.stage(streams(batches, threads), &commit).await.map_err(|error| table_failure(&error))?;
     Ok(StagedTable { table, staged, commit })
 }

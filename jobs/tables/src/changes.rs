@@ -34,6 +34,7 @@ impl<L> Changes<L> {
             superseded: self.superseded,
             files: self.added.len() as u64,
             bytes: self.added.iter().map(DataFile::file_size_in_bytes).sum(),
+            origin: commit.origin.clone(),
         }
     }
 }

@@ -12,11 +12,13 @@ use crate::live::{Appended, TableFiles};
 use crate::parquet_provider::{DataObject, ParquetProvider};
 use crate::table::StagedContent;
 use crate::writer::{Check, FileLayout};
-use crate::{BatchStream, Commit, Committed, PartitionField, Result, Staged, Table, TableError, TableFormat, lease, schema};
+use crate::{
+    BatchStream, Commit, Committed, IntervalCommit, PartitionField, Result, Staged, Table, TableError, TableFormat, lease, schema,
+};
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
 use async_trait::async_trait;
-use chrono::Utc;
+use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use delta_commit::{Add, Change, Decision, DeltaError, DeltaLog, Snapshot, Txn};
 use iceberg::spec::{DataFile, PartitionSpec, Schema};
@@ -229,14 +231,7 @@ impl DeltaTable {
 
     /// The commit with a token, when it is the latest of its interval, with its facts as far as the log still has them.
     async fn outcome(&self, snapshot: &Snapshot, token: &str, already: bool) -> Result<Option<Committed>> {
-        let mut latest: HashMap<String, Batch> = HashMap::new();
-        for batch in batches(snapshot) {
-            match latest.get(&batch.interval) {
-                Some(known) if known.version >= batch.version => {}
-                _ => drop(latest.insert(batch.interval.clone(), batch)),
-            }
-        }
-        let Some(batch) = latest.into_values().find(|batch| batch.entry.token == token) else { return Ok(None) };
+        let Some(batch) = latest(snapshot).into_values().find(|batch| batch.entry.token == token) else { return Ok(None) };
         let info = self.log.commit_info(batch.version).await.map_err(self.failed())?;
         let facts = info.as_ref().and_then(|info| info.get("userMetadata")?.as_str()).and_then(|text| serde_json::from_str(text).ok());
         Ok(Some(batch.entry.committed(facts.unwrap_or_default(), already)))
@@ -285,6 +280,18 @@ fn batches(snapshot: &Snapshot) -> impl Iterator<Item = Batch> + '_ {
         let version = u64::try_from(txn.version).ok()?;
         Some(Batch { interval: interval.to_owned(), version, entry: serde_json::from_str(entry).ok()? })
     })
+}
+
+/// The latest commit of every interval, by its start as it stands in identifiers.
+fn latest(snapshot: &Snapshot) -> HashMap<String, Batch> {
+    let mut latest: HashMap<String, Batch> = HashMap::new();
+    for batch in batches(snapshot) {
+        match latest.get(&batch.interval) {
+            Some(known) if known.version >= batch.version => {}
+            _ => drop(latest.insert(batch.interval.clone(), batch)),
+        }
+    }
+    latest
 }
 
 /// Beginning of the names of the files that a commit with this token writes.
@@ -349,6 +356,11 @@ impl Table for DeltaTable {
 
     async fn schema(&self) -> Result<SchemaRef> {
         self.reader_schema(&self.load().await?.schema)
+    }
+
+    async fn intervals(&self) -> Result<BTreeMap<DateTime<Utc>, IntervalCommit>> {
+        let found = latest(self.load().await?.snapshot.as_ref()).into_iter();
+        found.map(|(start, batch)| Ok((ledger::start_of(&self.table, &start)?, batch.entry.of_interval()))).collect()
     }
 
     async fn find_commit(&self, token: &str) -> Result<Option<Committed>> {

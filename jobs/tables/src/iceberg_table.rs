@@ -10,9 +10,10 @@ use crate::provider::IcebergProvider;
 use crate::segments;
 use crate::table::StagedContent;
 use crate::writer::FileLayout;
-use crate::{BatchStream, Commit, Committed, Result, Staged, Table, TableError, TableFormat, lease, schema};
+use crate::{BatchStream, Commit, Committed, IntervalCommit, Result, Staged, Table, TableError, TableFormat, lease, schema};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use iceberg::spec::{DataFile, Operation, TableMetadata};
 use iceberg_commit::{Attempt, COMMIT_TOKEN, Decision, NewTable, Outcome, Plan, SqlCatalog};
@@ -226,6 +227,10 @@ impl Table for IcebergTable {
     async fn schema(&self) -> Result<SchemaRef> {
         let table = self.load().await?;
         Ok(schema::reader_schema(schema::file_schema(&self.table, table.metadata().current_schema())?.as_ref()))
+    }
+
+    async fn intervals(&self) -> Result<BTreeMap<DateTime<Utc>, IntervalCommit>> {
+        ledger::intervals(&self.table, self.load().await?.metadata().properties())
     }
 
     async fn find_commit(&self, token: &str) -> Result<Option<Committed>> {

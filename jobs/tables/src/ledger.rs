@@ -1,7 +1,7 @@
 //! Which commit is the latest of each interval: table properties that outlive the expiry of snapshots.
 
-use crate::{Commit, Committed, Result, TableError, WriteMode};
-use chrono::SecondsFormat;
+use crate::{Commit, Committed, IntervalCommit, Origin, Result, TableError, WriteMode};
+use chrono::{DateTime, SecondsFormat, Utc};
 use lakehouse_contract::TableRef;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -21,6 +21,8 @@ pub(crate) struct Entry {
     pub(crate) superseded: u64,
     pub(crate) files: u64,
     pub(crate) bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) origin: Option<Origin>,
 }
 
 impl Entry {
@@ -34,6 +36,10 @@ impl Entry {
             summary,
             already,
         }
+    }
+
+    pub(crate) fn of_interval(self) -> IntervalCommit {
+        IntervalCommit { token: self.token, overwrote: self.mode == mode_name(&WriteMode::Overwrite), origin: self.origin }
     }
 }
 
@@ -71,6 +77,27 @@ pub(crate) fn has_mode(table: &TableRef, properties: &HashMap<String, String>, m
         }
     }
     Ok(false)
+}
+
+/// The latest commit of every interval.
+pub(crate) fn intervals(table: &TableRef, properties: &HashMap<String, String>) -> Result<BTreeMap<DateTime<Utc>, IntervalCommit>> {
+    let mut found = BTreeMap::new();
+    for (key, text) in properties {
+        if let Some(start) = key.strip_prefix(PREFIX) {
+            found.insert(start_of(table, start)?, parse(table, key, text)?.of_interval());
+        }
+    }
+    Ok(found)
+}
+
+/// The start of an interval as it stands in keys.
+pub(crate) fn start_of(table: &TableRef, text: &str) -> Result<DateTime<Utc>> {
+    let parsed = DateTime::parse_from_rfc3339(text).map(|time| time.to_utc());
+    parsed.map_err(|error| TableError::Corrupt {
+        table: table.clone(),
+        what: format!("its ledger, interval {text}"),
+        reason: error.to_string(),
+    })
 }
 
 /// The entry with a token, whatever its interval.

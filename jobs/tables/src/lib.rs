@@ -49,7 +49,7 @@ pub use definition::{InvalidPartitionField, PartitionField, TableDef, TableForma
 pub use error::{TableError, delta_reason};
 pub use evolution::{Change, Declared, Evolution};
 pub use maintenance::{Compaction, Expiry, Maintained, Maintenance, Orphans, SHORTEST_GRACE};
-pub use table::{BatchStream, BoxError, Commit, Committed, Staged, Table, WriteMode, one_stream};
+pub use table::{BatchStream, BoxError, Commit, Committed, IntervalCommit, Origin, Staged, Table, WriteMode, one_stream};
 pub use tables::{CATALOG_NAME, Tables};
 
 /// Column that is left out when two versions of a row are compared: when a row was processed is not part of its content.

@@ -11,16 +11,19 @@ use crate::parquet_manifest::{self as manifest, File, Manifest, Recorded};
 use crate::replace::IntervalRows;
 use crate::table::StagedContent;
 use crate::writer::{FileLayout, write_streams};
-use crate::{BatchStream, Commit, Committed, PartitionField, Result, Staged, Table, TableError, TableFormat, WriteMode, registry, schema};
+use crate::{
+    BatchStream, Commit, Committed, IntervalCommit, PartitionField, Result, Staged, Table, TableError, TableFormat, WriteMode, registry,
+    schema,
+};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat, Utc};
 use datafusion::catalog::TableProvider;
 use iceberg::spec::{DataFile, PartitionSpec};
 use iceberg_commit::ObjectStoreIo;
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, LayerStore};
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -183,6 +186,7 @@ impl ParquetTable {
             superseded: 0,
             files: added.len() as u64,
             bytes: added.iter().map(|file| file.bytes).sum(),
+            origin: commit.origin.clone(),
         };
         kept.extend(added);
         kept.sort_by(|a, b| a.key.cmp(&b.key));
@@ -259,6 +263,11 @@ impl Table for ParquetTable {
 
     async fn schema(&self) -> Result<SchemaRef> {
         Ok(schema::reader_schema(schema::file_schema(&self.table, &self.load().await?.schema)?.as_ref()))
+    }
+
+    async fn intervals(&self) -> Result<BTreeMap<DateTime<Utc>, IntervalCommit>> {
+        let entries = self.load().await?.ledger.into_iter();
+        entries.map(|(start, recorded)| Ok((ledger::start_of(&self.table, &start)?, recorded.entry.of_interval()))).collect()
     }
 
     async fn find_commit(&self, token: &str) -> Result<Option<Committed>> {

@@ -4,6 +4,7 @@ use crate::{Result, TableFormat};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use futures::stream::{self, BoxStream, StreamExt};
 use iceberg::spec::DataFile;
@@ -53,8 +54,36 @@ pub struct Commit {
     pub interval: Interval,
     /// How the rows enter the table.
     pub mode: WriteMode,
+    /// What the rows were computed from, where that is to be known later on.
+    pub origin: Option<Origin>,
     /// Further facts (row counts and the like) that come back from [`Table::find_commit`]. Kept with the snapshot until it expires.
     pub summary: BTreeMap<String, String>,
+}
+
+/// What the rows of a commit were computed from. Kept as long as the commit is the latest of its interval, also when its snapshot expired.
+///
+/// With it a later comparison finds out whether the inputs have changed since, see [`Table::intervals`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Digest of the definition that computed them.
+    pub definition: String,
+    /// First instant of what was read of the inputs.
+    pub from: DateTime<Utc>,
+    /// First instant after it.
+    pub until: DateTime<Utc>,
+    /// Of each table that was read, by `namespace.name`: digest of the commits that it had for intervals beginning between these instants.
+    pub inputs: BTreeMap<String, String>,
+}
+
+/// The latest commit of one interval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IntervalCommit {
+    /// Its token.
+    pub token: String,
+    /// Whether it replaced the whole table.
+    pub overwrote: bool,
+    /// What its rows were computed from, if it said so.
+    pub origin: Option<Origin>,
 }
 
 /// A commit that is in the table.
@@ -102,6 +131,14 @@ impl Staged {
         self.rows
     }
 
+    /// The winning row of each key of a merge; nothing of another mode, whose rows are in files.
+    pub fn into_winners(self) -> Vec<RecordBatch> {
+        match self.content {
+            StagedContent::Files(_) => Vec::new(),
+            StagedContent::Merge { winners, .. } => winners,
+        }
+    }
+
     /// Size of the staged files in bytes; 0 for a merge, whose files are written when it commits.
     pub fn bytes(&self) -> u64 {
         match &self.content {
@@ -122,6 +159,9 @@ pub trait Table: Send + Sync + std::fmt::Debug {
 
     /// Its columns, in the order and with the types that a reader sees.
     async fn schema(&self) -> Result<SchemaRef>;
+
+    /// The latest commit of every interval, by the interval's start. What the snapshots of a table may have forgotten is still here.
+    async fn intervals(&self) -> Result<BTreeMap<DateTime<Utc>, IntervalCommit>>;
 
     /// The commit with this token, when it is the latest commit of its interval.
     async fn find_commit(&self, token: &str) -> Result<Option<Committed>>;

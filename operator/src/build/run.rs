@@ -32,6 +32,7 @@ pub fn triggered_run(pipeline: &LakehousePipeline, interval: Interval) -> Lakeho
             interval: interval.into(),
             stages: None,
             inputs_from: None,
+            refresh: None,
             parameters: BTreeMap::new(),
             retry_of: None,
             state: RunState::Active,

@@ -165,6 +165,7 @@ mod tests {
             failure: Some((&failure).into()),
             totals: Totals::default(),
             maintenance: None,
+            stale: None,
             tables: Vec::new(),
             report: None,
             report_digest: None,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Utc};
 use lakehouse_api::{
     LakehousePipeline, LakehouseRun,
-    pipeline::{LakehousePipelineStatus, LastRun, OnApplyInterval},
+    pipeline::{LakehousePipelineStatus, LastRun, OnApplyInterval, StaleStatus},
 };
 use lakehouse_contract::{Interval, Stage};
 
@@ -84,9 +84,20 @@ pub fn status<'a>(
             rows_written: state.rows_written,
         }
     });
+    if let Some(said) = runs.clone().filter_map(stale).max_by(|a, b| (a.observed_at, &a.run).cmp(&(b.observed_at, &b.run)))
+        && status.stale_intervals.as_ref().is_none_or(|known| known.observed_at <= said.observed_at)
+    {
+        status.stale_intervals = Some(said);
+    }
     let done = runs.filter(|run| succeeded(&state(run)) && !only_maintains(run)).map(|run| run.spec.interval.start).max();
     status.last_succeeded_interval = status.last_succeeded_interval.max(done);
     status
+}
+
+/// What the gold stage of a run found stale when it ended.
+fn stale(run: &LakehouseRun) -> Option<StaleStatus> {
+    let gold = run.status.as_ref()?.stages.iter().find(|stage| stage.name == Stage::Gold)?;
+    Some(StaleStatus { intervals: gold.stale.clone()?, run: run.metadata.name.clone()?, observed_at: gold.finished_at? })
 }
 
 /// Whether a run brings no data: it says nothing of its interval.
@@ -185,6 +196,31 @@ mod tests {
             found,
             "nothing new, nothing written"
         );
+    }
+
+    #[test]
+    fn the_gold_stage_that_ended_last_says_what_is_stale() {
+        let now = at("2024-03-05T10:00:00Z");
+        let gold = |name: &str, day: u32, ended: &str, stale: serde_json::Value| {
+            let mut it = run(name, "2024-03-01T00:00:00Z", day, Some(("True", "Completed")));
+            let stage = json!({"name": "gold", "state": "Succeeded", "finishedAt": ended, "stale": stale});
+            it.status.as_mut().unwrap().stages = vec![serde_json::from_value(stage).unwrap()];
+            it
+        };
+        let two = json!({"count": 2, "oldest": ["2024-01-04T00:00:00Z", "2024-01-05T00:00:00Z"]});
+        let mut runs = vec![gold("b", 3, "2024-03-01T12:00:00Z", two), gold("a", 9, "2024-03-01T11:00:00Z", json!({"count": 0}))];
+        let mut it = pipeline(json!({"external": {}}));
+        let found = |it: &LakehousePipeline, runs: &[LakehouseRun]| status(it, &Finding::Valid("p-1".into()), runs.iter(), now);
+        let said = found(&it, &runs).stale_intervals.unwrap();
+        assert_eq!((said.run.as_str(), said.intervals.count), ("b", 2));
+        assert_eq!(said.intervals.oldest, [at("2024-01-04T00:00:00Z"), at("2024-01-05T00:00:00Z")]);
+        // A run that did not say anything, because it failed or is of an older release, changes nothing.
+        runs.push(gold("c", 4, "2024-03-01T13:00:00Z", serde_json::Value::Null));
+        it.status = Some(found(&it, &runs));
+        assert_eq!(it.status.as_ref().unwrap().stale_intervals, Some(said.clone()));
+        assert_eq!(found(&it, &[]).stale_intervals, Some(said), "runs may be deleted");
+        runs.push(gold("d", 4, "2024-03-01T14:00:00Z", json!({"count": 0})));
+        assert_eq!(found(&it, &runs).stale_intervals.map(|said| (said.run, said.intervals.count)), Some(("d".to_owned(), 0)));
     }
 
     #[test]

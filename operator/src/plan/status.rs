@@ -50,6 +50,7 @@ pub fn pending(name: Stage) -> StageStatus {
         rows_deduplicated: 0,
         rows_dropped: 0,
         bytes_written: 0,
+        stale: None,
         tables: Vec::new(),
     }
 }
@@ -98,6 +99,7 @@ pub fn enter_report(stage: &mut StageStatus, report: Option<&Termination>) {
     stage.rows_deduplicated = signed(sums.rows_deduplicated);
     stage.rows_dropped = signed(sums.rows_dropped);
     stage.bytes_written = signed(sums.bytes_written);
+    stage.stale = report.and_then(|r| r.stale.clone());
     stage.report = report.and_then(|r| r.report.clone());
     stage.report_digest = report.and_then(|r| r.report_digest.clone());
     stage.tables = report
@@ -118,6 +120,11 @@ pub fn rows(stage: &StageStatus) -> String {
         if count > 0 {
             text.push_str(&format!(", {count} {word}"));
         }
+    }
+    match stage.stale.as_ref().map_or(0, |stale| stale.count) {
+        0 => {}
+        1 => text.push_str("; 1 interval is stale"),
+        count => text.push_str(&format!("; {count} intervals are stale")),
     }
     text
 }

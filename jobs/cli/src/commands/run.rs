@@ -7,11 +7,15 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use clap::Args;
-use lakehouse_api::LakehousePipeline;
-use lakehouse_contract::{LineageEndpoint, LineageSpec, Stage, TableReport, env, resolve::Request};
+use lakehouse_api::{LakehousePipeline, LakehouseSpec};
+use lakehouse_contract::{
+    Interval, IntervalGrain, LineageEndpoint, LineageSpec, Refresh, Stage, StoreLocation, TableRef, TableReport, env, resolve::Request,
+};
 use lakehouse_shell::open_storage;
 use lakehouse_storage::CatalogDb;
+use lakehouse_tables::Tables;
 use serde_json::json;
 
 use crate::{
@@ -22,6 +26,7 @@ use crate::{
     place::Local,
     runs::Runs,
     secrets::Secrets,
+    stale::shown_stale,
     table::draw,
 };
 
@@ -74,6 +79,13 @@ pub struct RunArguments {
     /// Make a new run even if one with the same definition, interval and parameters has succeeded.
     #[arg(long)]
     again: bool,
+    /// Leave stale intervals as they are, and say which they are. Without it those that gold models computed from inputs which have changed
+    /// since are computed again at the end.
+    #[arg(long, conflicts_with = "full_refresh")]
+    no_refresh: bool,
+    /// Compute every gold model anew for all intervals that the tables have, the oldest first; nothing else is run.
+    #[arg(long, conflicts_with_all = ["interval", "from", "to", "stage"])]
+    full_refresh: bool,
     /// Wait for another process that is at work on the interval.
     #[arg(long)]
     wait: bool,
@@ -104,6 +116,9 @@ pub async fn run(arguments: RunArguments) -> Result<(), CliError> {
     for pipeline in &pipelines {
         let lakehouse = bundle.lakehouse_of(pipeline).map_err(CliError::Invalid)?;
         secrets.add_connections(&lakehouse, &bundle);
+        if arguments.full_refresh {
+            continue;
+        }
         let span = arguments.from.as_deref().zip(arguments.to.as_deref());
         for interval in intervals(pipeline.spec.interval, arguments.interval.as_deref(), span)? {
             orders.push((*pipeline, lakehouse.clone(), interval));
@@ -117,7 +132,45 @@ pub async fn run(arguments: RunArguments) -> Result<(), CliError> {
     let db = CatalogDb::connect(&local.catalog_uri()).await?;
     let workshop =
         Workshop { storage: open_storage(&location)?, catalog_uri: local.catalog_uri(), runs: Runs::open(db.clone()).await?, db, secrets };
+    let place = Place { workshop, location, lineage, arguments: &arguments };
     for (pipeline, lakehouse, interval) in &orders {
+        let asked = Asked { stages: arguments.stage.clone(), refresh: None, again: arguments.again };
+        place.execute(pipeline, lakehouse, *interval, asked).await?;
+    }
+    for pipeline in pipelines {
+        let lakehouse = bundle.lakehouse_of(pipeline).map_err(CliError::Invalid)?;
+        if arguments.full_refresh {
+            place.refresh_all(pipeline, &lakehouse).await?;
+        } else if !pipeline.spec.gold.is_empty() && (arguments.stage.is_empty() || arguments.stage.contains(&Stage::Gold)) {
+            place.refresh_stale(pipeline, &lakehouse).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Where the command's runs are executed, and how.
+struct Place<'a> {
+    workshop: Workshop,
+    location: StoreLocation,
+    lineage: Option<LineageSpec>,
+    arguments: &'a RunArguments,
+}
+
+/// What is asked of one run beside its interval.
+struct Asked {
+    stages: Vec<Stage>,
+    refresh: Option<Refresh>,
+    again: bool,
+}
+
+impl Place<'_> {
+    async fn execute(
+        &self,
+        pipeline: &LakehousePipeline,
+        lakehouse: &LakehouseSpec,
+        interval: Interval,
+        asked: Asked,
+    ) -> Result<(), CliError> {
         let name = pipeline.metadata.name.clone().unwrap_or_default();
         let order = Order {
             pipeline: &name,
@@ -129,23 +182,74 @@ pub async fn run(arguments: RunArguments) -> Result<(), CliError> {
                 run_name: String::new(),
                 run_uid: String::new(),
                 created_at: chrono::DateTime::default(),
-                interval: *interval,
-                stages: arguments.stage.clone(),
+                interval,
+                stages: asked.stages,
                 inputs_from: None,
-                parameters: arguments.param.iter().cloned().collect::<BTreeMap<_, _>>(),
-                store: location.clone(),
+                refresh: asked.refresh,
+                parameters: self.arguments.param.iter().cloned().collect::<BTreeMap<_, _>>(),
+                store: self.location.clone(),
             },
-            again: arguments.again,
-            lineage: lineage.as_ref(),
-            wait: if arguments.wait { LONG_WAIT } else { Duration::ZERO },
+            again: asked.again,
+            lineage: self.lineage.as_ref(),
+            wait: if self.arguments.wait { LONG_WAIT } else { Duration::ZERO },
         };
         let finished = tokio::select! {
-            finished = workshop.execute(&order) => finished?,
+            finished = self.workshop.execute(&order) => finished?,
             () = stopped() => return Err(CliError::Interrupted),
         };
         tell(&finished);
+        Ok(())
     }
-    Ok(())
+
+    /// Computes the stale intervals of the pipeline's models again, or says which they are.
+    async fn refresh_stale(&self, pipeline: &LakehousePipeline, lakehouse: &LakehouseSpec) -> Result<(), CliError> {
+        let name = pipeline.metadata.name.as_deref().unwrap_or_default();
+        let models: Vec<TableRef> = pipeline.spec.gold.iter().map(|model| TableRef::new("gold", &model.name)).collect();
+        let tables = Tables::open(self.workshop.storage.clone(), self.workshop.db.clone()).await?;
+        let stale = lakehouse_gold::stale(&tables, &models).await.map_err(|failure| CliError::Invalid(failure.to_string()))?;
+        let Some(newest) = stale.values().flatten().max() else { return Ok(()) };
+        tell_stale(name, &stale, pipeline.spec.interval, self.arguments.no_refresh);
+        if self.arguments.no_refresh {
+            return Ok(());
+        }
+        let newest = Interval::containing(pipeline.spec.interval, *newest);
+        self.execute(pipeline, lakehouse, newest, Asked { stages: vec![Stage::Gold], refresh: Some(Refresh::Stale), again: true }).await
+    }
+
+    /// Computes the pipeline's models anew for all intervals that its tables have.
+    async fn refresh_all(&self, pipeline: &LakehousePipeline, lakehouse: &LakehouseSpec) -> Result<(), CliError> {
+        let name = pipeline.metadata.name.as_deref().unwrap_or_default();
+        let silver = pipeline.spec.silver.iter().map(|table| TableRef::new("silver", &table.name));
+        let gold = pipeline.spec.gold.iter().map(|model| TableRef::new("gold", &model.name));
+        let tables = Tables::open(self.workshop.storage.clone(), self.workshop.db.clone()).await?;
+        let mut newest = None;
+        for table in silver.chain(gold) {
+            if let Some(table) = tables.open_table(&table).await? {
+                newest = newest.max(table.intervals().await?.into_keys().next_back());
+            }
+        }
+        // The interval says only which run it is.
+        let newest =
+            newest.ok_or_else(|| CliError::Invalid(format!("pipeline {name}: no interval was run yet, so there is nothing to refresh")))?;
+        let newest = Interval::containing(pipeline.spec.interval, newest);
+        self.execute(pipeline, lakehouse, newest, Asked { stages: vec![Stage::Gold], refresh: Some(Refresh::Full), again: true }).await
+    }
+}
+
+/// Says on standard error which intervals are stale: a line per table on a terminal, a JSON line otherwise.
+fn tell_stale(pipeline: &str, stale: &BTreeMap<TableRef, Vec<DateTime<Utc>>>, grain: IntervalGrain, left: bool) {
+    let labels =
+        |starts: &[DateTime<Utc>]| -> Vec<String> { starts.iter().map(|start| Interval::containing(grain, *start).label(grain)).collect() };
+    let text = if std::io::stderr().is_terminal() {
+        let then = if left { "left as they are (--no-refresh)" } else { "they are computed again" };
+        let lines = stale.iter().map(|(table, starts)| format!("{table}: {}: {then}\n", shown_stale(&labels(starts))));
+        lines.collect::<String>()
+    } else {
+        let tables: BTreeMap<String, Vec<String>> = stale.iter().map(|(table, starts)| (table.to_string(), labels(starts))).collect();
+        format!("{}\n", json!({"event": "stale", "pipeline": pipeline, "tables": tables, "refresh": !left}))
+    };
+    // Nobody is left to read what cannot be written.
+    let _ = std::io::stderr().write_all(text.as_bytes());
 }
 
 /// Where `--lineage` sends events.

@@ -2,15 +2,19 @@
 
 use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use clap::Args;
 use lakehouse_contract::interval::rfc3339;
+use lakehouse_shell::open_storage;
 use lakehouse_storage::CatalogDb;
+use lakehouse_tables::Tables;
 
 use crate::{
     CliError,
     place::Local,
     print,
     runs::{RunRecord, RunState, Runs},
+    stale::shown_stale,
     table::draw,
 };
 
@@ -33,8 +37,24 @@ pub async fn run(arguments: StatusArguments) -> Result<(), CliError> {
     let local = Local::open(arguments.local.as_deref())?;
     let runs = Runs::open(CatalogDb::connect(&local.catalog_uri()).await?).await?.list(None).await?;
     let rows: Vec<Vec<String>> = runs.iter().take(arguments.limit).map(row).collect();
+    let stale = stale(&local).await?;
     let header = ["run", "pipeline", "interval", "state", "stages", "read", "written", "quarantined", "created", "message"];
-    print(&format!("store and catalog: {}\n{}", local.root.display(), draw(&header, &rows)))
+    print(&format!("store and catalog: {}\n{}{stale}", local.root.display(), draw(&header, &rows)))
+}
+
+/// A line for every gold table with stale intervals.
+async fn stale(local: &Local) -> Result<String, CliError> {
+    let tables = Tables::connect(open_storage(&local.location(None))?, &local.catalog_uri()).await?;
+    let found = lakehouse_gold::stale(&tables, &tables.list("gold").await?).await;
+    let found = found.map_err(|failure| CliError::Invalid(failure.to_string()))?;
+    let labels = |starts: Vec<DateTime<Utc>>| starts.into_iter().map(label).collect::<Vec<_>>();
+    let lines = found.into_iter().map(|(table, starts)| format!("{table}: {}\n", shown_stale(&labels(starts))));
+    Ok(lines.collect())
+}
+
+/// The start of an interval whose grain is not known: a date where it is midnight.
+fn label(start: DateTime<Utc>) -> String {
+    rfc3339(start).trim_end_matches("T00:00:00Z").to_owned()
 }
 
 fn row(run: &RunRecord) -> Vec<String> {

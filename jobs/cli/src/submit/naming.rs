@@ -102,6 +102,7 @@ impl Submission {
                 interval: self.interval.into(),
                 stages: (self.stages != Stage::DEFAULT).then(|| self.stages.clone()),
                 inputs_from: self.inputs_from.clone(),
+                refresh: None,
                 parameters: self.parameters.clone(),
                 retry_of,
                 state: RunState::Active,

@@ -2,7 +2,8 @@
 
 use crate::common::*;
 use crate::in_every_format;
-use lakehouse_tables::{TableError, TableFormat, WriteMode, one_stream};
+use lakehouse_tables::{Commit, IntervalCommit, Origin, TableError, TableFormat, WriteMode, one_stream};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 async fn a_token_commits_once_in_every_mode_and_from_every_process(format: TableFormat) {
@@ -46,6 +47,34 @@ async fn an_append_that_was_rewritten_is_not_replaced_by_guess(format: TableForm
     let refused = write(&table, rows(&[(9, 0, 1, None)]), &commit_of("one-newer", day(1), WriteMode::Append)).await;
     assert!(matches!(refused, Err(TableError::AppendRewritten { expected: 2, found: 0, .. })), "{refused:?}");
     assert_eq!(query(&table, "SELECT id FROM t").await, ["1", "3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn intervals_of_parquet_have_their_latest_commit_with_its_origin() {
+    intervals_have_their_latest_commit_with_its_origin(TableFormat::Parquet).await;
+}
+
+async fn intervals_have_their_latest_commit_with_its_origin(format: TableFormat) {
+    let lake = lake().await;
+    let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
+    let origin = |definition: &str| Origin {
+        definition: definition.to_owned(),
+        from: day(1).start,
+        until: day(2).end,
+        inputs: BTreeMap::from([("silver.a/b".to_owned(), "digest".to_owned())]),
+    };
+    for (token, number, mode) in [("one", 1, replace()), ("two", 2, WriteMode::Overwrite), ("one-newer", 1, replace())] {
+        write(&table, rows(&[]), &Commit { origin: Some(origin(token)), ..commit_of(token, day(number), mode) }).await.unwrap();
+    }
+    write(&table, rows(&[]), &commit_of("three", day(3), replace())).await.unwrap();
+    let found = open(lake.directory.path()).await.open_table(table.table()).await.unwrap().unwrap().intervals().await.unwrap();
+    let of = |token: &str, overwrote, origin| IntervalCommit { token: token.to_owned(), overwrote, origin };
+    let expected = [
+        (day(1).start, of("one-newer", false, Some(origin("one-newer")))),
+        (day(2).start, of("two", true, Some(origin("two")))),
+        (day(3).start, of("three", false, None)),
+    ];
+    assert_eq!(found, BTreeMap::from(expected));
 }
 
 async fn empty_commits_are_found_again(format: TableFormat) {
@@ -123,6 +152,7 @@ in_every_format!(
     a_token_commits_once_in_every_mode_and_from_every_process,
     a_newer_append_replaces_exactly_what_the_older_one_appended,
     an_append_that_was_rewritten_is_not_replaced_by_guess,
+    intervals_have_their_latest_commit_with_its_origin,
     empty_commits_are_found_again,
     staged_rows_are_invisible_and_a_repeated_stage_leaves_no_garbage,
     eight_writers_of_ten_commits_lose_and_double_nothing,

@@ -180,6 +180,7 @@ async fn request(context: &Context, run: &LakehouseRun, lakehouse: &Lakehouse) -
         interval: (&run.spec.interval).into(),
         stages: run.spec.stages.clone().unwrap_or_default(),
         inputs_from,
+        refresh: run.spec.refresh,
         parameters: run.spec.parameters.clone(),
         store: StoreLocation::S3 {
             endpoint: spec.object_store.endpoint.clone(),

@@ -9,8 +9,8 @@ use arrow::{
 use chrono::Utc;
 use lakehouse_api::pipeline::GoldModel;
 use lakehouse_contract::{
-    CONTRACT_VERSION, Interval, IntervalGrain, NoProgress, ResolvedGold, RunId, RunRef, StageOutcome, StageSpec, StoreLocation, TableRef,
-    Work, digest_json,
+    CONTRACT_VERSION, Interval, IntervalGrain, NoProgress, Refresh, ResolvedGold, RunId, RunRef, StageOutcome, StageSpec, StoreLocation,
+    TableRef, Work, digest_json,
 };
 use lakehouse_storage::Storage;
 use lakehouse_tables::{Commit, TableDef, TableFormat, Tables, WriteMode, one_stream};
@@ -76,6 +76,7 @@ impl Lake {
             token: digest_json(&(interval, prices)),
             interval,
             mode: WriteMode::ReplaceInterval { column: "at".to_owned() },
+            origin: None,
             summary: BTreeMap::new(),
         };
         let staged = table.stage(vec![one_stream(vec![batch])], &commit).await.unwrap();
@@ -84,11 +85,16 @@ impl Lake {
 
     /// Runs models for a day as the run `run`.
     pub async fn run(&self, run: &str, interval: Interval, models: Vec<GoldModel>) -> StageOutcome {
-        let spec = self.spec(run, interval, models);
+        self.refresh(run, interval, models, None).await
+    }
+
+    /// Runs models for a day as the run `run`, and for other days as `refresh` says.
+    pub async fn refresh(&self, run: &str, interval: Interval, models: Vec<GoldModel>, refresh: Option<Refresh>) -> StageOutcome {
+        let spec = self.spec(run, interval, models, refresh);
         lakehouse_gold::run(&spec, &self.storage, &self.uri(), &NoProgress).await
     }
 
-    pub fn spec(&self, run: &str, interval: Interval, models: Vec<GoldModel>) -> StageSpec {
+    pub fn spec(&self, run: &str, interval: Interval, models: Vec<GoldModel>, refresh: Option<Refresh>) -> StageSpec {
         let models = models
             .into_iter()
             .map(|model| ResolvedGold {
@@ -107,7 +113,7 @@ impl Lake {
             grain: IntervalGrain::Daily,
             store: StoreLocation::Local { root: String::new(), landing: None },
             lineage: None,
-            work: Work::Gold { models },
+            work: Work::Gold { models, refresh },
         }
     }
 
@@ -130,5 +136,32 @@ impl Lake {
             }
         }
         rows
+    }
+
+    /// Identifiers of the snapshots of an Iceberg table, the oldest first.
+    pub async fn snapshots(&self, table: &str) -> Vec<String> {
+        let (namespace, name) = table.split_once('.').unwrap();
+        let io = self
+            .storage
+            .layers()
+            .fold(iceberg_commit::ObjectStoreIo::new(), |io, (_, layer)| io.with_store(layer.root_uri(), layer.object_store()));
+        let db = self.tables().await.db().clone();
+        let catalog = iceberg_commit::SqlCatalog::open(db.pool().clone(), lakehouse_tables::CATALOG_NAME, io).await.unwrap();
+        let loaded = catalog.load_table(namespace, name).await.unwrap();
+        let mut found: Vec<_> = loaded.metadata().snapshots().map(|s| (s.sequence_number(), s.snapshot_id().to_string())).collect();
+        found.sort();
+        found.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// How many rows a table had at a snapshot.
+    pub async fn rows_at(&self, table: &str, snapshot: &str) -> usize {
+        let engine = lakehouse_gold::Engine::new().unwrap();
+        let query = engine.parse(&format!("SELECT * FROM {table}")).unwrap();
+        let name = query.tables().iter().next().unwrap().clone();
+        let open = self.tables().await.open_table(&name).await.unwrap().unwrap();
+        engine.register(&name, open.provider(Some(snapshot)).await.unwrap()).unwrap();
+        use futures::TryStreamExt;
+        let batches: Vec<RecordBatch> = engine.stream(&query).await.unwrap().try_collect().await.unwrap();
+        batches.iter().map(RecordBatch::num_rows).sum()
     }
 }

@@ -99,7 +99,7 @@ pub fn rows(rows: &[RowOf<'_>]) -> RecordBatch {
 }
 
 pub fn commit_of(token: &str, interval: Interval, mode: WriteMode) -> Commit {
-    Commit { token: token.to_owned(), interval, mode, summary: BTreeMap::from([("read".to_owned(), "7".to_owned())]) }
+    Commit { token: token.to_owned(), interval, mode, origin: None, summary: BTreeMap::from([("read".to_owned(), "7".to_owned())]) }
 }
 
 /// Stages and commits in one go.
