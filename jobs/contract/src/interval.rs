@@ -19,6 +19,9 @@ pub enum InvalidInterval {
     /// Not a date or time.
     #[error("`{0}` is not an interval: write 2024-01-01, 2024-01 (monthly), 2024-01-01T05 (hourly) or a time such as 2024-01-01T00:00:00Z")]
     Text(String),
+    /// A year that has not four digits.
+    #[error("the interval that begins at {0} does not lie within the years 0 to 9999")]
+    Year(String),
     /// Start is not before end.
     #[error("the interval's start {0} is not before its end {1}")]
     Order(String, String),
@@ -102,6 +105,10 @@ impl Interval {
     /// # Errors
     /// [`InvalidInterval`] that says what was expected.
     pub fn aligned(self, grain: IntervalGrain) -> Result<Self, InvalidInterval> {
+        // Labels are in the order of time, and times are RFC 3339, for years of four digits only.
+        if self.start.year() < 0 || self.end.year() > 9999 {
+            return Err(InvalidInterval::Year(rfc3339(self.start)));
+        }
         if self.start >= self.end {
             return Err(InvalidInterval::Order(rfc3339(self.start), rfc3339(self.end)));
         }
@@ -174,5 +181,10 @@ mod tests {
         let error = Interval::parse(IntervalGrain::Daily, "2024-01-01T05").unwrap_err();
         assert!(error.to_string().contains("is not one daily interval"), "{error}");
         assert!(Interval::parse(IntervalGrain::Daily, "2024-02-30").is_err());
+        for (grain, text) in [(IntervalGrain::Daily, "-024-02-29"), (IntervalGrain::Monthly, "9999-12")] {
+            let error = Interval::parse(grain, text).unwrap_err();
+            assert!(error.to_string().ends_with("does not lie within the years 0 to 9999"), "{text}: {error}");
+        }
+        assert!(Interval::parse(IntervalGrain::Daily, "0000-01-01").is_ok());
     }
 }
