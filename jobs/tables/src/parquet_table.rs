@@ -20,7 +20,7 @@ use iceberg::spec::{DataFile, PartitionSpec};
 use iceberg_commit::ObjectStoreIo;
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, LayerStore};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -183,6 +183,7 @@ impl ParquetTable {
             superseded: 0,
             files: added.len() as u64,
             bytes: added.iter().map(|file| file.bytes).sum(),
+            processed_at: None,
         };
         kept.extend(added);
         kept.sort_by(|a, b| a.key.cmp(&b.key));
@@ -271,7 +272,7 @@ impl Table for ParquetTable {
         let current = self.load().await?;
         let layout = self.layout(&current, commit)?;
         let check = match &commit.mode {
-            WriteMode::Merge { .. } => {
+            WriteMode::Merge { .. } | WriteMode::History { .. } => {
                 return Err(TableError::Unsupported { table: self.table.clone(), format: FORMAT, operation: "merge" });
             }
             WriteMode::ReplaceInterval { column } => Some(IntervalRows::new(&self.table, &layout.arrow, column, commit)?.check()),
@@ -324,8 +325,13 @@ impl Table for ParquetTable {
                 found.ok_or_else(|| TableError::NoSuchSnapshot { table: self.table.clone(), snapshot: text.to_owned() })?
             }
         };
-        let files = shown.files.into_iter().map(|file| DataObject { key: file.key, bytes: file.bytes, statistics: None });
-        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), schema, files.collect())?))
+        let files = shown.files.into_iter().map(|file| DataObject {
+            key: file.key,
+            bytes: file.bytes,
+            statistics: None,
+            partition: HashMap::new(),
+        });
+        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), schema, &[], files.collect())?))
     }
 
     async fn snapshot(&self) -> Result<Option<String>> {
