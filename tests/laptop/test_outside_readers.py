@@ -22,4 +22,4 @@ def test_pyiceberg_and_duckdb_read_what_the_tables_crate_writes(minio: Minio, po
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "SKIPPED" not in done.stdout
-    assert "2 passed; 0 failed" in done.stdout
+    assert "5 passed; 0 failed" in done.stdout

@@ -2,6 +2,8 @@
 
 use crate::actions::{Action, Add, Metadata, Protocol, Remove, Txn, to_lines};
 use crate::checkpoint;
+use crate::history::parse_interval;
+use crate::log::LastCheckpoint;
 use crate::snapshot::Snapshot;
 use crate::{DeltaError, DeltaLog, Result};
 use bytes::Bytes;
@@ -11,17 +13,22 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 /// Attempts against other writers before a commit gives up.
 const ATTEMPTS: u32 = 200;
 /// How often a commit without an answer is sent again.
 const SENT: u32 = 4;
+/// Property: how long files that are not in the table any more are kept for readers of older versions.
+const DELETED_FILES: &str = "delta.deletedFileRetentionDuration";
 /// Commits between checkpoints where the table does not say it.
 const CHECKPOINT_INTERVAL: u64 = 10;
-/// How long tombstones stay in checkpoints, in milliseconds: a week, as the protocol has it where the table does not say it.
-const TOMBSTONES: i64 = 7 * 24 * 3_600_000;
+/// How long tombstones stay in checkpoints where the table does not say it: a week, as the protocol has it.
+const TOMBSTONES: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// From this age on a state is held against the log again before it is committed to: the place after an older one may have been taken and
+/// cleaned up meanwhile, and then looks free. Cleaning leaves versions alone for longer.
+const FRESH: Duration = Duration::from_secs(30 * 60);
 
 /// What one commit does.
 #[derive(Clone, Debug, Default)]
@@ -92,6 +99,7 @@ impl DeltaLog {
         let id = Uuid::new_v4().to_string();
         for attempt in 1..=ATTEMPTS {
             let current = self.load().await?;
+            let loaded = Instant::now();
             let change = match decide(current.clone()).await? {
                 Decision::Nothing => return Ok(Outcome { snapshot: current, committed: false }),
                 Decision::Commit(change) => change,
@@ -100,7 +108,8 @@ impl DeltaLog {
             let now = Utc::now().timestamp_millis();
             let removed = self.removed(&current, &change, now)?;
             let actions = actions(&change, removed, &id, now);
-            if self.put(version, &actions, &id).await? {
+            let stale = loaded.elapsed() > FRESH && !self.is_newest(&current).await?;
+            if !stale && self.put(version, &actions, &id).await? {
                 let mut next = current;
                 Arc::make_mut(&mut next).apply(version, actions);
                 self.remember(&next);
@@ -167,18 +176,40 @@ impl DeltaLog {
         if snapshot.version() == 0 || !snapshot.version().is_multiple_of(interval) {
             return;
         }
-        if let Err(error) = self.write_checkpoint(snapshot).await {
+        if let Err(error) = self.write_checkpoint(snapshot, true).await {
             tracing::warn!(%error, version = snapshot.version(), "no checkpoint was written; the next one will be");
         }
     }
 
-    async fn write_checkpoint(&self, snapshot: &Snapshot) -> Result<()> {
-        let actions = snapshot.actions(Utc::now().timestamp_millis() - TOMBSTONES);
+    /// Writes a checkpoint of a state of the past or the present, so that the log can be cleaned up before it; reads it back first.
+    ///
+    /// # Errors
+    /// What the store says, or [`DeltaError::Corrupt`] when what is read back is another state: then nothing may be cleaned up.
+    pub async fn checkpoint_before_cleaning(&self, snapshot: &Snapshot) -> Result<()> {
+        let paths = self.checkpoint_paths(snapshot.version(), None);
+        let pointed = self.get(&self.path("_last_checkpoint"), "read the pointer to the last checkpoint").await?;
+        let pointed = pointed.and_then(|bytes| serde_json::from_slice::<LastCheckpoint>(&bytes).ok()).map(|last| last.version);
+        // The pointer goes forward only: readers begin at it.
+        self.write_checkpoint(snapshot, pointed.is_none_or(|pointed| pointed < snapshot.version())).await?;
+        match self.checkpoint(snapshot.version(), &paths).await? {
+            Some(back) if back.is_same(snapshot) => Ok(()),
+            _ => Err(self.corrupt(paths.first().unwrap_or(&self.root), "it is not the state that was written".to_owned())),
+        }
+    }
+
+    async fn write_checkpoint(&self, snapshot: &Snapshot, point: bool) -> Result<()> {
+        let kept = snapshot.metadata().configuration.get(DELETED_FILES).map(|text| parse_interval(text));
+        let kept = kept.and_then(std::result::Result::ok).unwrap_or(TOMBSTONES);
+        let since = Utc::now().timestamp_millis().saturating_sub(i64::try_from(kept.as_millis()).unwrap_or(i64::MAX));
+        let actions = snapshot.actions(since);
         for path in self.checkpoint_paths(snapshot.version(), None) {
             let bytes = checkpoint::write(&actions).map_err(|reason| self.corrupt(&path, reason))?;
             self.store.put(&path, PutPayload::from(bytes)).await.map_err(self.failed("write a checkpoint"))?;
         }
-        let last = crate::log::LastCheckpoint { version: snapshot.version(), size: actions.len() as u64, parts: None };
+        if !point {
+            return Ok(());
+        }
+        let last = LastCheckpoint { version: snapshot.version(), size: actions.len() as u64, parts: None };
         let path = self.path("_last_checkpoint");
         let text = serde_json::to_vec(&last).map_err(|error| self.corrupt(&path, error.to_string()))?;
         self.store.put(&path, PutPayload::from(text)).await.map_err(self.failed("point at a checkpoint")).map(|_| ())

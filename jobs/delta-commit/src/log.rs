@@ -9,19 +9,22 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 const FOLDER: &str = "_delta_log";
+/// How long a state is remembered to go on from. The commits after an older one may have been cleaned up, and it would look like the newest.
+const REMEMBERED: Duration = Duration::from_secs(15 * 60);
 
 /// The log of one table. Writers of one process share one, which gives them turns.
 pub struct DeltaLog {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) root: Path,
     pub(crate) location: String,
-    /// The newest state seen.
-    seen: Mutex<Option<Arc<Snapshot>>>,
+    /// The newest state seen, and when it was known to be the newest.
+    seen: Mutex<Option<(Arc<Snapshot>, Instant)>>,
     /// Commits of one process take turns, so that they do not work against each other.
     pub(crate) turn: tokio::sync::Mutex<()>,
 }
@@ -98,19 +101,46 @@ impl DeltaLog {
         Ok(found)
     }
 
+    /// The newest state, and the paths of all files that it or a version since `from` has.
+    ///
+    /// # Errors
+    /// [`DeltaError::NoSuchVersion`] when the log does not have `from` any more.
+    pub async fn needed_since(&self, from: u64) -> Result<(Arc<Snapshot>, HashSet<String>)> {
+        let mut state = self.load_at(from).await?;
+        let mut needed: HashSet<String> = state.files().map(|add| add.path.clone()).collect();
+        loop {
+            let next = state.version() + 1;
+            let Some(actions) = self.commit_actions(next).await? else { break };
+            needed.extend(actions.iter().filter_map(|action| action.add.as_ref()).map(|add| add.path.clone()));
+            Arc::make_mut(&mut state).apply(next, actions);
+        }
+        self.supported(&state)?;
+        Ok((state, needed))
+    }
+
     /// What a commit said about itself, as far as the log still has it.
     pub async fn commit_info(&self, version: u64) -> Result<Option<serde_json::Map<String, serde_json::Value>>> {
         Ok(self.commit_actions(version).await?.and_then(|actions| actions.into_iter().find_map(|action| action.commit_info)))
     }
 
     fn seen(&self) -> Option<Arc<Snapshot>> {
-        self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).clone()
+        let seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        seen.as_ref().filter(|(_, when)| when.elapsed() < REMEMBERED).map(|(snapshot, _)| snapshot.clone())
+    }
+
+    /// Whether no version after that of `snapshot` exists, from what the log says now and not from what was seen before.
+    pub(crate) async fn is_newest(&self, snapshot: &Snapshot) -> Result<bool> {
+        let Some(start) = self.start().await? else { return Ok(false) };
+        if start.version() > snapshot.version() {
+            return Ok(false);
+        }
+        Ok(self.commit_actions(snapshot.version() + 1).await?.is_none())
     }
 
     pub(crate) fn remember(&self, snapshot: &Arc<Snapshot>) {
         let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if seen.as_ref().is_none_or(|seen| seen.version() < snapshot.version()) {
-            *seen = Some(snapshot.clone());
+        if seen.as_ref().is_none_or(|(seen, _)| seen.version() <= snapshot.version()) {
+            *seen = Some((snapshot.clone(), Instant::now()));
         }
     }
 
@@ -183,7 +213,7 @@ impl DeltaLog {
         from_lines(&bytes).map(Some).map_err(|error| self.corrupt(&path, error.to_string()))
     }
 
-    async fn checkpoint(&self, version: u64, paths: &[Path]) -> Result<Option<Snapshot>> {
+    pub(crate) async fn checkpoint(&self, version: u64, paths: &[Path]) -> Result<Option<Snapshot>> {
         let mut actions = Vec::new();
         for path in paths {
             let Some(bytes) = self.get(path, "read a checkpoint").await? else { return Ok(None) };
@@ -228,7 +258,7 @@ impl DeltaLog {
 }
 
 /// Version of a checkpoint and how many parts it has, from the name of one of its files. Checkpoints with sidecars are left out.
-fn checkpoint_name(name: &str) -> Option<(u64, u64)> {
+pub(crate) fn checkpoint_name(name: &str) -> Option<(u64, u64)> {
     let mut words = name.strip_suffix(".parquet")?.split('.');
     let version = words.next()?.parse().ok()?;
     if words.next()? != "checkpoint" {

@@ -1,6 +1,6 @@
 //! The state of a table at one version.
 
-use crate::actions::{Action, Add, Metadata, Protocol, Remove, Txn};
+use crate::actions::{Action, Add, Metadata, PartitionValues, Protocol, Remove, Txn};
 use crate::schema::TIMESTAMP_NTZ;
 use std::collections::BTreeMap;
 
@@ -39,6 +39,23 @@ impl Snapshot {
     /// The data file at a path.
     pub fn file(&self, path: &str) -> Option<&Add> {
         self.files.get(path)
+    }
+
+    /// Paths of files that are not in the table any more, as far as the log remembers them: readers of older versions may need them.
+    pub fn tombstones(&self) -> impl Iterator<Item = &str> {
+        self.tombstones.keys().map(String::as_str)
+    }
+
+    /// Whether both are the same table: version, protocol, metadata, files and transactions. How they remember files of the past, whether a
+    /// file came with new rows, and whether a null is written or left out may differ: checkpoints do not keep it.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let file = |add: &Add| {
+            let values = |values: &PartitionValues| values.clone().into_iter().filter(|(_, value)| value.is_some()).collect();
+            Add { data_change: false, partition_values: values(&add.partition_values), tags: add.tags.as_ref().map(values), ..add.clone() }
+        };
+        (self.version, &self.protocol, &self.metadata, &self.txns) == (other.version, &other.protocol, &other.metadata, &other.txns)
+            && self.files.len() == other.files.len()
+            && self.files.values().zip(other.files.values()).all(|(one, two)| file(one) == file(two))
     }
 
     /// The versions that applications reached.

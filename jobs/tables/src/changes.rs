@@ -2,7 +2,8 @@
 
 use crate::ledger::{self, Entry};
 use crate::live::{Appended, TableFiles};
-use crate::merge::MergeRules;
+use crate::history::HistoryRules;
+use crate::merge::{MergePlan, MergeRules};
 use crate::replace::IntervalRows;
 use crate::table::StagedContent;
 use crate::writer::{Check, FileLayout, write_streams};
@@ -24,6 +25,14 @@ pub(crate) struct Changes<L> {
 }
 
 impl<L> Changes<L> {
+    fn merge(&mut self, merged: MergePlan<L>, superseded: u64) {
+        self.scratch = paths(&merged.added);
+        self.removed = merged.removed;
+        self.added = merged.added;
+        self.written = merged.written;
+        self.superseded = superseded + merged.lost;
+    }
+
     /// What the ledger keeps of it.
     pub(crate) fn entry(&self, commit: &Commit, snapshot: String) -> Entry {
         Entry {
@@ -35,6 +44,7 @@ impl<L> Changes<L> {
             files: self.added.len() as u64,
             bytes: self.added.iter().map(DataFile::file_size_in_bytes).sum(),
             origin: commit.origin.clone(),
+            processed_at: None,
         }
     }
 }
@@ -43,6 +53,14 @@ impl<L> Changes<L> {
 pub(crate) async fn stage(layout: Arc<FileLayout>, input: Vec<BatchStream>, commit: &Commit, check: Option<Check>) -> Result<Staged> {
     if let WriteMode::Merge { key, sequence_by } = &commit.mode {
         let rules = MergeRules::new(&layout.table, &layout.arrow, key, sequence_by)?;
+        let (winners, superseded, rows) = rules.reduce(input).await?;
+        if let Some(check) = check {
+            winners.iter().try_for_each(|batch| check(batch))?;
+        }
+        return Ok(Staged { content: StagedContent::Merge { winners, superseded }, rows, onto: None });
+    }
+    if let WriteMode::History { key, sequence_by } = &commit.mode {
+        let rules = HistoryRules::new(&layout.table, &layout.arrow, key, sequence_by)?;
         let (winners, superseded, rows) = rules.reduce(input).await?;
         if let Some(check) = check {
             winners.iter().try_for_each(|batch| check(batch))?;
@@ -98,12 +116,12 @@ pub(crate) async fn changes<F: TableFiles>(
         (WriteMode::Merge { key, sequence_by }, StagedContent::Merge { winners, superseded }) => {
             let rules = MergeRules::new(&table, &layout.arrow, key, sequence_by)?;
             let conformed: Result<Vec<_>> = winners.iter().map(|batch| crate::conform(&table, batch, &layout.arrow)).collect();
-            let merged = rules.plan(&conformed?, files, layout).await?;
-            changes.scratch = paths(&merged.added);
-            changes.removed = merged.removed;
-            changes.added = merged.added;
-            changes.written = merged.written;
-            changes.superseded = superseded + merged.lost;
+            changes.merge(rules.plan(&conformed?, files, layout).await?, *superseded);
+        }
+        (WriteMode::History { key, sequence_by }, StagedContent::Merge { winners, superseded }) => {
+            let rules = HistoryRules::new(&table, &layout.arrow, key, sequence_by)?;
+            let conformed: Result<Vec<_>> = winners.iter().map(|batch| crate::conform(&table, batch, rules.plain())).collect();
+            changes.merge(rules.plan(&conformed?, files, layout).await?, *superseded);
         }
         _ => {
             let reason = format!("rows were staged for another write mode than {}", ledger::mode_name(&commit.mode));

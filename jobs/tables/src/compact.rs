@@ -17,7 +17,6 @@ use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 use iceberg::spec::{DataFile, DataFileFormat, Struct};
 use iceberg::table::Table;
-use iceberg_commit::LiveFile;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::fmt;
@@ -32,19 +31,16 @@ const MANY_FILES: usize = 5;
 /// Memory for sorting one group; beyond it rows are spilled to the temporary folder.
 const SORT_BYTES: usize = 256 * 1024 * 1024;
 
-/// Files of one partition that become one.
-pub(crate) type Group = Vec<LiveFile>;
-
-/// The groups that are worth rewriting: files below three quarters of `target` bytes, packed in the order of their first sort column, so that
-/// neighbours come together.
-pub(crate) fn groups(files: Vec<LiveFile>, default_spec: i32, target: u64, first_sort_id: Option<i32>) -> Vec<Group> {
+/// The groups of files that are worth rewriting into one: files of one partition below three quarters of `target` bytes, packed in the order
+/// of their first sort column, so that neighbours come together.
+pub(crate) fn groups<L: AsRef<DataFile>>(files: Vec<L>, target: u64, first_sort_id: Option<i32>) -> Vec<Vec<L>> {
     let enough = target / LARGE_ENOUGH.1 * LARGE_ENOUGH.0;
-    let mut partitions: HashMap<Struct, Vec<LiveFile>> = HashMap::new();
+    let mut partitions: HashMap<Struct, Vec<L>> = HashMap::new();
     let mut order = Vec::new();
     for live in files {
-        let small = live.file.file_size_in_bytes() < enough;
-        if small && live.spec_id == default_spec && live.file.file_format() == DataFileFormat::Parquet {
-            let partition = live.file.partition().clone();
+        let file = live.as_ref();
+        if file.file_size_in_bytes() < enough && file.file_format() == DataFileFormat::Parquet {
+            let partition = file.partition().clone();
             if !partitions.contains_key(&partition) {
                 order.push(partition.clone());
             }
@@ -54,10 +50,10 @@ pub(crate) fn groups(files: Vec<LiveFile>, default_spec: i32, target: u64, first
     let mut found = Vec::new();
     for partition in order {
         let mut files = partitions.remove(&partition).unwrap_or_default();
-        files.sort_by(|a, b| by_lower_bound(a, b, first_sort_id));
-        let (mut group, mut bytes) = (Group::new(), 0);
+        files.sort_by(|a, b| by_lower_bound(a.as_ref(), b.as_ref(), first_sort_id));
+        let (mut group, mut bytes) = (Vec::new(), 0);
         for live in files {
-            let size = live.file.file_size_in_bytes();
+            let size = live.as_ref().file_size_in_bytes();
             if bytes + size > target && !group.is_empty() {
                 found.push(std::mem::take(&mut group));
                 bytes = 0;
@@ -71,50 +67,48 @@ pub(crate) fn groups(files: Vec<LiveFile>, default_spec: i32, target: u64, first
     found
 }
 
-fn by_lower_bound(a: &LiveFile, b: &LiveFile, field: Option<i32>) -> Ordering {
+fn by_lower_bound(a: &DataFile, b: &DataFile, field: Option<i32>) -> Ordering {
     let Some(field) = field else { return Ordering::Equal };
-    match (a.file.lower_bounds().get(&field), b.file.lower_bounds().get(&field)) {
+    match (a.lower_bounds().get(&field), b.lower_bounds().get(&field)) {
         (Some(a), Some(b)) => a.partial_cmp(b).unwrap_or(Ordering::Equal),
         (a, b) => a.is_some().cmp(&b.is_some()),
     }
 }
 
 /// A large file is not written again and again for the sake of a small one that came since.
-fn is_worth(group: &[LiveFile]) -> bool {
-    let sizes = || group.iter().map(|live| live.file.file_size_in_bytes());
+fn is_worth<L: AsRef<DataFile>>(group: &[L]) -> bool {
+    let sizes = || group.iter().map(|live| live.as_ref().file_size_in_bytes());
     let (total, largest) = (sizes().sum::<u64>(), sizes().max().unwrap_or_default());
     group.len() >= MANY_FILES || (group.len() >= 2 && (largest < CHEAP_BYTES || total - largest >= largest / 2))
 }
 
-/// Writes the rows of a group into one file. With `keep_segments` rows keep their order, and the file says which snapshots they are from;
-/// otherwise all of them are sorted by the table's order.
-pub(crate) async fn rewrite(
-    table: &Table,
-    layout: &Arc<FileLayout>,
-    group: &[LiveFile],
-    number: usize,
-    keep_segments: bool,
-) -> Result<DataFile> {
-    let rows = concatenated(table, layout, group);
-    let (rows, metadata) = if keep_segments {
-        let mut all = Vec::new();
-        for live in group {
-            all.extend(segments::of_file(&layout.table, table.file_io(), live).await?);
-        }
-        (rows, segments::to_metadata(&layout.table, &segments::joined(all))?)
-    } else {
-        (sorted(layout, rows).await?, Vec::new())
-    };
-    let partition = group.first().map_or_else(Struct::empty, |live| live.file.partition().clone());
-    let expected: u64 = group.iter().map(|live| live.file.record_count()).sum();
-    one_file(layout, number, partition, rows, metadata, expected).await
+/// A group of files of one partition and their rows, one file after the other.
+pub(crate) struct GroupRows {
+    pub(crate) partition: Struct,
+    pub(crate) rows: RowStream,
+    pub(crate) expected: u64,
 }
 
-/// Writes what is left of a compacted file without the rows of one snapshot; none when nothing is left.
-pub(crate) async fn without_snapshot(
-    table: &Table,
+/// Writes the rows of a group into one file. With `segments` rows keep their order, and the file says which commits they are from; otherwise
+/// all of them are sorted by the table's order.
+pub(crate) async fn rewrite(
     layout: &Arc<FileLayout>,
-    live: &LiveFile,
+    group: GroupRows,
+    number: usize,
+    segments: Option<Vec<Segment>>,
+) -> Result<DataFile> {
+    let (rows, metadata) = match segments {
+        Some(all) => (group.rows, segments::to_metadata(&layout.table, &segments::joined(all))?),
+        None => (sorted(layout, group.rows).await?, Vec::new()),
+    };
+    one_file(layout, number, group.partition, rows, metadata, group.expected).await
+}
+
+/// Writes what is left of a compacted file without the rows of one commit; none when nothing is left.
+pub(crate) async fn without_commit(
+    layout: &Arc<FileLayout>,
+    partition: Struct,
+    rows: RowStream,
     number: usize,
     snapshot: i64,
     all: &[Segment],
@@ -133,13 +127,13 @@ pub(crate) async fn without_snapshot(
         at += segment.rows;
     }
     let mut first = 0_u64;
-    let rows = concatenated(table, layout, std::slice::from_ref(live)).map_ok(move |batch| {
+    let rows = rows.map_ok(move |batch| {
         let begin = first;
         first += batch.num_rows() as u64;
         stream::iter(outside(&batch, begin, &gone).into_iter().map(Ok))
     });
     let metadata = segments::to_metadata(&layout.table, &left)?;
-    one_file(layout, number, live.file.partition().clone(), rows.try_flatten().boxed(), metadata, expected).await.map(Some)
+    one_file(layout, number, partition, rows.try_flatten().boxed(), metadata, expected).await.map(Some)
 }
 
 /// The slices of a batch, whose first row is number `begin` of its file, that lie in none of the ranges.
@@ -159,7 +153,8 @@ fn outside(batch: &RecordBatch, begin: u64, gone: &[std::ops::Range<u64>]) -> Ve
     parts
 }
 
-async fn one_file(
+/// Writes rows of one partition as one file, which must be as many as expected.
+pub(crate) async fn one_file(
     layout: &Arc<FileLayout>,
     number: usize,
     partition: Struct,
@@ -178,10 +173,9 @@ async fn one_file(
     }
 }
 
-/// The rows of several files, one file after the other.
-fn concatenated(table: &Table, layout: &Arc<FileLayout>, files: &[LiveFile]) -> RowStream {
+/// The rows of several files of an Iceberg table, one file after the other.
+pub(crate) fn concatenated(table: &Table, layout: &Arc<FileLayout>, files: Vec<DataFile>) -> RowStream {
     let (table, layout) = (table.clone(), layout.clone());
-    let files: Vec<DataFile> = files.iter().map(|live| live.file.clone()).collect();
     stream::iter(files).map(move |file| open_file(&layout.table, &table, &file, &layout.arrow)).try_flatten().boxed()
 }
 
@@ -234,7 +228,15 @@ mod tests {
     use super::*;
     use iceberg::spec::{DataContentType, DataFileBuilder, Datum};
 
-    fn live(size: u64, at: i64) -> LiveFile {
+    struct Live(DataFile);
+
+    impl AsRef<DataFile> for Live {
+        fn as_ref(&self) -> &DataFile {
+            &self.0
+        }
+    }
+
+    fn live(size: u64, at: i64) -> Live {
         let file = DataFileBuilder::default()
             .content(DataContentType::Data)
             .file_path(format!("f{size}-{at}"))
@@ -245,12 +247,12 @@ mod tests {
             .lower_bounds(HashMap::from([(1, Datum::long(at))]))
             .build()
             .expect("a file");
-        LiveFile { file, manifest: String::new(), snapshot_id: 1, spec_id: 0 }
+        Live(file)
     }
 
-    fn sizes(files: Vec<LiveFile>, target: u64) -> Vec<Vec<u64>> {
-        let found = groups(files, 0, target, Some(1));
-        found.iter().map(|group| group.iter().map(|live| live.file.file_size_in_bytes()).collect()).collect()
+    fn sizes(files: Vec<Live>, target: u64) -> Vec<Vec<u64>> {
+        let found = groups(files, target, Some(1));
+        found.iter().map(|group| group.iter().map(|live| live.0.file_size_in_bytes()).collect()).collect()
     }
 
     #[test]
@@ -259,8 +261,6 @@ mod tests {
         assert_eq!(sizes(vec![live(74, 0), live(74, 1)], 100), Vec::<Vec<u64>>::new());
         assert_eq!(sizes(vec![live(10, 0)], 100), Vec::<Vec<u64>>::new());
         assert_eq!(sizes(vec![live(100, 0), live(200, 1)], 100), Vec::<Vec<u64>>::new());
-        let other = LiveFile { spec_id: 1, ..live(1, 0) };
-        assert_eq!(sizes(vec![other, live(1, 0)], 100), Vec::<Vec<u64>>::new());
     }
 
     #[test]

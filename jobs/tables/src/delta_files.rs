@@ -7,7 +7,7 @@ use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use delta_commit::{Add, PartitionValues};
 use iceberg::spec::{
-    DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, PartitionSpec, PrimitiveLiteral, PrimitiveType, Schema, Struct, Type,
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, Literal, PartitionSpec, PrimitiveLiteral, PrimitiveType, Schema, Struct, Type,
 };
 use lakehouse_contract::TableRef;
 use serde_json::{Map, Value};
@@ -123,8 +123,8 @@ impl AsRef<DataFile> for DeltaFile {
 /// A file as the rewriting sees it. `location` is absolute.
 ///
 /// # Errors
-/// [`TableError::Corrupt`] when its statistics do not say how many rows it has.
-pub(crate) fn of_add(table: &TableRef, add: &Add, location: &str, schema: &Schema) -> Result<DeltaFile> {
+/// [`TableError::Corrupt`] when its statistics do not say how many rows it has, or a partition value is not of its column's type.
+pub(crate) fn of_add(table: &TableRef, add: &Add, location: &str, schema: &Schema, spec: &PartitionSpec) -> Result<DeltaFile> {
     let corrupt = |reason: String| TableError::Corrupt { table: table.clone(), what: location.to_owned(), reason };
     let stats: Map<String, Value> = match add.stats.as_deref() {
         Some(text) => serde_json::from_str(text).map_err(|error| corrupt(format!("its statistics: {error}")))?,
@@ -143,14 +143,28 @@ pub(crate) fn of_add(table: &TableRef, add: &Add, location: &str, schema: &Schem
             lower.insert(field.id, datum);
         }
         if let Some(datum) = of("maxValues", &field.name).and_then(|value| datum(kind, value)) {
-            upper.insert(field.id, datum);
+            upper.insert(field.id, cut_off(datum));
         }
+    }
+    let mut partition = Vec::with_capacity(spec.fields().len());
+    for field in spec.fields() {
+        let text = add.partition_values.get(&field.name).and_then(Option::as_deref);
+        let kind = schema.field_by_id(field.source_id).map(|field| field.field_type.as_ref());
+        let Some(Type::Primitive(kind)) = kind else { return Err(corrupt(format!("there is no partition column {}", field.name))) };
+        let value = partition_value(kind, text).map_err(|reason| corrupt(format!("partition column {}: {reason}", field.name)))?;
+        // Other programs leave partition columns out of their statistics, as they do out of their files.
+        nulls.insert(field.source_id, if value.is_none() { rows } else { 0 });
+        if let Some(datum) = text.and_then(|text| partition_datum(kind, text)) {
+            lower.insert(field.source_id, datum.clone());
+            upper.insert(field.source_id, datum);
+        }
+        partition.push(value.map(Literal::Primitive));
     }
     let file = DataFileBuilder::default()
         .content(DataContentType::Data)
         .file_path(location.to_owned())
         .file_format(DataFileFormat::Parquet)
-        .partition(Struct::empty())
+        .partition(Struct::from_iter(partition))
         .partition_spec_id(0)
         .record_count(rows)
         .file_size_in_bytes(add.size.unsigned_abs())
@@ -161,15 +175,80 @@ pub(crate) fn of_add(table: &TableRef, add: &Add, location: &str, schema: &Schem
     Ok(DeltaFile { path: add.path.clone(), file: file.map_err(|error| corrupt(error.to_string()))? })
 }
 
+/// Other programs cut the upper bound of times to milliseconds inwards: the values may be up to a millisecond later.
+fn cut_off(upper: Datum) -> Datum {
+    const REST: i64 = 999;
+    match (upper.data_type(), upper.literal()) {
+        (PrimitiveType::Timestamptz, PrimitiveLiteral::Long(micros)) => Datum::timestamptz_micros(micros.saturating_add(REST)),
+        (PrimitiveType::Timestamp, PrimitiveLiteral::Long(micros)) => Datum::timestamp_micros(micros.saturating_add(REST)),
+        _ => upper,
+    }
+}
+
+/// A partition value from its text in the log. An empty text is null, as for every reader of Delta.
+fn partition_value(kind: &PrimitiveType, text: Option<&str>) -> std::result::Result<Option<PrimitiveLiteral>, String> {
+    let Some(text) = text.filter(|text| !text.is_empty()) else { return Ok(None) };
+    let wrong = || format!("{text:?} is no {kind}");
+    Ok(Some(match kind {
+        PrimitiveType::String => PrimitiveLiteral::String(text.to_owned()),
+        PrimitiveType::Boolean => PrimitiveLiteral::Boolean(text.parse().map_err(|_| wrong())?),
+        PrimitiveType::Int => PrimitiveLiteral::Int(text.parse().map_err(|_| wrong())?),
+        PrimitiveType::Long => PrimitiveLiteral::Long(text.parse().map_err(|_| wrong())?),
+        PrimitiveType::Date => PrimitiveLiteral::Int(days(text).ok_or_else(wrong)?),
+        _ => return Err(format!("partitions by {kind} are not supported")),
+    }))
+}
+
+/// A partition value as a bound of all rows of a file.
+fn partition_datum(kind: &PrimitiveType, text: &str) -> Option<Datum> {
+    Some(match (kind, partition_value(kind, Some(text)).ok()??) {
+        (PrimitiveType::String, PrimitiveLiteral::String(text)) => Datum::string(text),
+        (PrimitiveType::Int, PrimitiveLiteral::Int(number)) => Datum::int(number),
+        (PrimitiveType::Long, PrimitiveLiteral::Long(number)) => Datum::long(number),
+        (PrimitiveType::Date, PrimitiveLiteral::Int(days)) => Datum::date(days),
+        _ => return None,
+    })
+}
+
+fn days(text: &str) -> Option<i32> {
+    i32::try_from(text.parse::<NaiveDate>().ok()?.signed_duration_since(NaiveDate::default()).num_days()).ok()
+}
+
+/// The partition values of a file for columns of `shown`, by name.
+pub(crate) fn partition_scalars(file: &DataFile, spec: &PartitionSpec, shown: &SchemaRef) -> HashMap<String, ScalarValue> {
+    let mut scalars = HashMap::new();
+    for (index, field) in spec.fields().iter().enumerate() {
+        let Ok(column) = shown.field_with_name(&field.name) else { continue };
+        // A file of ours that is not live any more is read without the values of the log.
+        let Some(value) = file.partition().fields().get(index) else { continue };
+        let value = match value {
+            Some(Literal::Primitive(literal)) => scalar(literal, column.data_type()),
+            _ => ScalarValue::try_from(column.data_type()).ok(),
+        };
+        scalars.extend(value.map(|value| (field.name.clone(), value)));
+    }
+    scalars
+}
+
+/// A file of which only its length is known, without partition values: it has all columns inside.
+pub(crate) fn of_rows(location: &str, rows: u64, size: u64) -> std::result::Result<DataFile, String> {
+    let file = DataFileBuilder::default()
+        .content(DataContentType::Data)
+        .file_path(location.to_owned())
+        .file_format(DataFileFormat::Parquet)
+        .partition(Struct::empty())
+        .record_count(rows)
+        .file_size_in_bytes(size)
+        .build();
+    file.map_err(|error| error.to_string())
+}
+
 fn datum(kind: &PrimitiveType, value: &Value) -> Option<Datum> {
     Some(match kind {
         PrimitiveType::String => Datum::string(value.as_str()?),
         PrimitiveType::Int => Datum::int(i32::try_from(value.as_i64()?).ok()?),
         PrimitiveType::Long => Datum::long(value.as_i64()?),
-        PrimitiveType::Date => {
-            let days = value.as_str()?.parse::<NaiveDate>().ok()?.signed_duration_since(NaiveDate::default()).num_days();
-            Datum::date(i32::try_from(days).ok()?)
-        }
+        PrimitiveType::Date => Datum::date(days(value.as_str()?)?),
         PrimitiveType::Timestamptz => Datum::timestamptz_micros(DateTime::parse_from_rfc3339(value.as_str()?).ok()?.timestamp_micros()),
         PrimitiveType::Timestamp => {
             let text = value.as_str()?.trim_end_matches('Z');
@@ -206,6 +285,7 @@ pub(crate) fn statistics(file: &DataFile, schema: &Schema, shown: &SchemaRef) ->
 fn scalar(literal: &PrimitiveLiteral, kind: &DataType) -> Option<ScalarValue> {
     Some(match (literal, kind) {
         (PrimitiveLiteral::String(text), DataType::Utf8) => ScalarValue::Utf8(Some(text.clone())),
+        (PrimitiveLiteral::Boolean(flag), DataType::Boolean) => ScalarValue::Boolean(Some(*flag)),
         (PrimitiveLiteral::Int(number), DataType::Int32) => ScalarValue::Int32(Some(*number)),
         (PrimitiveLiteral::Int(days), DataType::Date32) => ScalarValue::Date32(Some(*days)),
         (PrimitiveLiteral::Long(number), DataType::Int64) => ScalarValue::Int64(Some(*number)),
@@ -235,6 +315,14 @@ mod tests {
         assert_eq!(bound(&Datum::timestamptz_micros(micros), true), Some("\"1969-12-31T23:59:59.999Z\"".to_owned()));
         assert_eq!(bound(&Datum::timestamp_micros(1_000), true), Some("\"1970-01-01T00:00:00.001\"".to_owned()));
         assert_eq!(bound(&Datum::double(1.5), true), None);
+    }
+
+    #[test]
+    fn partition_values_are_read_as_every_reader_reads_them() {
+        assert_eq!(partition_value(&PrimitiveType::String, Some("")), Ok(None));
+        assert_eq!(partition_value(&PrimitiveType::Date, Some("1970-01-03")), Ok(Some(PrimitiveLiteral::Int(2))));
+        assert_eq!(partition_value(&PrimitiveType::Boolean, Some("true")), Ok(Some(PrimitiveLiteral::Boolean(true))));
+        assert_eq!(partition_value(&PrimitiveType::Int, Some("x")), Err("\"x\" is no int".to_owned()));
     }
 
     #[test]

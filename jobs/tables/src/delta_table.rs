@@ -3,17 +3,21 @@
 mod definition;
 
 use crate::changes::{Changes, changes, stage};
-use crate::conform::conform;
+use crate::compact::without_commit;
 use crate::delta_files::{self, DeltaFile, of_add, to_add};
+use crate::delta_rewritten::{Opens, Wanted};
 use crate::folder::folder_of;
 use crate::iceberg_table::{OWNER, SORT_BY};
 use crate::ledger::{self, Entry};
 use crate::live::{Appended, TableFiles};
 use crate::parquet_provider::{DataObject, ParquetProvider};
+use crate::rows::RowStream;
+use crate::segments::Segment;
 use crate::table::StagedContent;
 use crate::writer::{Check, FileLayout};
 use crate::{
-    BatchStream, Commit, Committed, IntervalCommit, PartitionField, Result, Staged, Table, TableError, TableFormat, lease, schema,
+    BatchStream, Commit, Committed, IntervalCommit, PROCESSED_AT, PartitionField, Result, Staged, Table, TableError, TableFormat, WriteMode,
+    delta_rewritten, delta_rows, lease, schema, segments,
 };
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
@@ -21,12 +25,13 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use delta_commit::{Add, Change, Decision, DeltaError, DeltaLog, Snapshot, Txn};
-use iceberg::spec::{DataFile, PartitionSpec, Schema};
+use futures::TryStreamExt;
+use iceberg::spec::{DataFile, PartitionSpec, PrimitiveLiteral, Schema};
 use iceberg_commit::ObjectStoreIo;
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, LayerStore};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use uuid::Uuid;
@@ -35,6 +40,10 @@ use uuid::Uuid;
 ///
 /// A transaction is in every checkpoint, so it outlives the cleaning of the log. Its version is that of the table.
 const TXN: &str = "lakehouse/";
+/// Version of rows of which is not known who wrote them.
+const NOBODY: i64 = -1;
+/// Beginning of the names of files with what is left of those of other programs.
+const REWRITTEN: &str = "rewritten-";
 
 /// The logs of the tables in use: writers of one process take turns, and read only what is new.
 #[derive(Debug, Default)]
@@ -53,17 +62,17 @@ impl Logs {
 /// A Delta table.
 #[derive(Clone, Debug)]
 pub(crate) struct DeltaTable {
-    table: TableRef,
-    layer: LayerStore,
-    folder: String,
-    db: CatalogDb,
-    log: Arc<DeltaLog>,
+    pub(crate) table: TableRef,
+    pub(crate) layer: LayerStore,
+    pub(crate) folder: String,
+    pub(crate) db: CatalogDb,
+    pub(crate) log: Arc<DeltaLog>,
 }
 
 /// A state of the table with its schema.
-struct State {
-    snapshot: Arc<Snapshot>,
-    schema: Arc<Schema>,
+pub(crate) struct State {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) schema: Arc<Schema>,
 }
 
 impl State {
@@ -71,8 +80,22 @@ impl State {
         self.snapshot.metadata().configuration.get(OWNER).map_or("another writer", String::as_str)
     }
 
+    /// Whether a commit of an interval that the table remembers was made in a write mode of this name.
+    pub(crate) fn has_mode(&self, mode: &str) -> bool {
+        batches(&self.snapshot).any(|batch| batch.entry.mode == mode)
+    }
+
+    /// Tells the files that commits and compactions of ours wrote from those of other programs, which do not say whose their rows are.
+    pub(crate) fn ours(&self) -> impl Fn(&DeltaFile) -> bool {
+        let stems: HashSet<String> = batches(&self.snapshot).map(|batch| stem_of(&batch.entry.token)).collect();
+        move |live| {
+            let stem = live.path.match_indices('-').nth(1).map(|(end, _)| &live.path[..=end]);
+            segments::is_compacted(&live.file) || stem.is_some_and(|stem| stems.contains(stem))
+        }
+    }
+
     /// The columns that rows of a file are sorted by.
-    fn sort_by(&self) -> Vec<String> {
+    pub(crate) fn sort_by(&self) -> Vec<String> {
         let text = self.snapshot.metadata().configuration.get(SORT_BY).map(String::as_str).unwrap_or_default();
         text.split(',').filter(|column| !column.is_empty()).map(str::to_owned).collect()
     }
@@ -85,11 +108,11 @@ impl DeltaTable {
         Ok(Self { table: table.clone(), layer: layer.clone(), folder, db: db.clone(), log })
     }
 
-    async fn load(&self) -> Result<State> {
+    pub(crate) async fn load(&self) -> Result<State> {
         self.state(self.log.load().await.map_err(self.failed())?)
     }
 
-    fn state(&self, snapshot: Arc<Snapshot>) -> Result<State> {
+    pub(crate) fn state(&self, snapshot: Arc<Snapshot>) -> Result<State> {
         let corrupt = |reason| TableError::Corrupt { table: self.table.clone(), what: "its schema".to_owned(), reason };
         let arrow = delta_commit::from_schema_string(&snapshot.metadata().schema_string).map_err(corrupt)?;
         Ok(State { schema: Arc::new(schema::of_arrow(&self.table, &arrow)?), snapshot })
@@ -99,11 +122,11 @@ impl DeltaTable {
         Ok(schema::reader_schema(schema::file_schema(&self.table, schema)?.as_ref()))
     }
 
-    fn failed(&self) -> impl Fn(DeltaError) -> TableError + '_ {
+    pub(crate) fn failed(&self) -> impl Fn(DeltaError) -> TableError + '_ {
         TableError::delta(&self.table)
     }
 
-    fn stopped(&self, stop: Stop) -> TableError {
+    pub(crate) fn stopped(&self, stop: Stop) -> TableError {
         match stop {
             Stop::Table(error) => error,
             Stop::Log(error) => self.failed()(error),
@@ -120,6 +143,15 @@ impl DeltaTable {
     }
 
     fn layout(&self, state: &State, commit: &Commit) -> Result<Arc<FileLayout>> {
+        self.layout_with(state, stem_of(&commit.token))
+    }
+
+    /// Of the files that compaction writes.
+    pub(crate) fn compacted_layout(&self, state: &State) -> Result<Arc<FileLayout>> {
+        self.layout_with(state, segments::PREFIX.to_owned())
+    }
+
+    fn layout_with(&self, state: &State, prefix: String) -> Result<Arc<FileLayout>> {
         Ok(Arc::new(FileLayout {
             table: self.table.clone(),
             arrow: schema::file_schema(&self.table, &state.schema)?,
@@ -129,7 +161,7 @@ impl DeltaTable {
             io: ObjectStoreIo::new().with_store(self.layer.root_uri(), self.layer.object_store()).file_io(),
             // Flat: partition values stand in the log, so no reader has to agree on how to encode them in a path.
             folder: self.layer.uri(&self.folder),
-            stem: format!("{}{}", stem_of(&commit.token), Uuid::new_v4().simple()),
+            stem: format!("{prefix}{}", Uuid::new_v4().simple()),
             hive: false,
         }))
     }
@@ -154,7 +186,7 @@ impl DeltaTable {
     }
 
     /// Path of a data file within the table.
-    fn relative(&self, location: &str) -> Result<String> {
+    pub(crate) fn relative(&self, location: &str) -> Result<String> {
         let key = location.strip_prefix(&self.layer.uri(&self.folder)).and_then(|rest| rest.strip_prefix('/'));
         key.map(str::to_owned).ok_or_else(|| TableError::Corrupt {
             table: self.table.clone(),
@@ -163,8 +195,15 @@ impl DeltaTable {
         })
     }
 
+    /// The live files of a state.
+    pub(crate) fn files_of(&self, state: &State) -> Result<Vec<DeltaFile>> {
+        let spec = self.spec(state)?;
+        let files = state.snapshot.files();
+        files.map(|add| of_add(&self.table, add, &self.layer.uri(&self.key(&add.path)), &state.schema, &spec)).collect()
+    }
+
     /// Key of a path of the log, relative to the layer.
-    fn key(&self, path: &str) -> String {
+    pub(crate) fn key(&self, path: &str) -> String {
         format!("{}/{}", self.folder, percent_encoding::percent_decode_str(path).decode_utf8_lossy())
     }
 
@@ -180,10 +219,11 @@ impl DeltaTable {
             return Err(TableError::Conflict { table: self.table.clone(), attempts: 1 });
         }
         let layout = self.layout(&state, commit)?;
-        let files = DeltaFiles { table: self, state: &state };
+        let files = DeltaFiles::new(self, &state)?;
         let changes = changes(&files, layout.clone(), staged, commit, latest.as_ref().map(|batch| &batch.entry)).await?;
         let version = state.snapshot.version() + 1;
-        let entry = changes.entry(commit, version.to_string());
+        let mut entry = changes.entry(commit, version.to_string());
+        entry.processed_at = processed_at(staged, commit, &state.schema);
         Ok(Decision::Commit(Box::new(self.publication(&layout, changes, &entry, commit)?)))
     }
 
@@ -200,7 +240,7 @@ impl DeltaTable {
             add.push(to_add(&self.table, &self.relative(file.file_path())?, file, &layout.spec, &layout.schema, now)?);
         }
         let scratch: Result<Vec<String>> = changes.scratch.iter().map(|location| self.relative(location)).collect();
-        let merge = matches!(commit.mode, crate::WriteMode::Merge { .. });
+        let merge = matches!(commit.mode, WriteMode::Merge { .. } | WriteMode::History { .. });
         let parameters = BTreeMap::from([
             ("mode".to_owned(), ledger::mode_name(&commit.mode).to_owned()),
             ("interval".to_owned(), ledger::interval_start(commit)),
@@ -250,7 +290,7 @@ impl DeltaTable {
 }
 
 /// Why a commit of the log ended.
-enum Stop {
+pub(crate) enum Stop {
     Table(TableError),
     Log(DeltaError),
 }
@@ -300,10 +340,111 @@ fn stem_of(token: &str) -> String {
     format!("part-{token}-")
 }
 
+/// The time of processing that all rows of an append have, when they have one.
+fn processed_at(staged: &Staged, commit: &Commit, schema: &Schema) -> Option<i64> {
+    let (WriteMode::Append, StagedContent::Files(files)) = (&commit.mode, &staged.content) else { return None };
+    let id = schema.field_id_by_name(PROCESSED_AT)?;
+    let mut times = files.iter().map(|file| {
+        let bounds = (file.lower_bounds().get(&id)?.literal(), file.upper_bounds().get(&id)?.literal());
+        match bounds {
+            (PrimitiveLiteral::Long(lower), PrimitiveLiteral::Long(upper)) if lower == upper => Some(*lower),
+            _ => None,
+        }
+        .filter(|_| file.null_value_counts().get(&id) == Some(&0))
+    });
+    let first = times.next()??;
+    times.all(|time| time == Some(first)).then_some(first)
+}
+
 /// The live files of a state.
-struct DeltaFiles<'a> {
+pub(crate) struct DeltaFiles<'a> {
     table: &'a DeltaTable,
     state: &'a State,
+    spec: PartitionSpec,
+}
+
+/// Opens data files of a table in one schema.
+#[derive(Clone)]
+pub(crate) struct Reader {
+    layer: LayerStore,
+    spec: Arc<PartitionSpec>,
+    table: TableRef,
+    arrow: SchemaRef,
+}
+
+impl Reader {
+    pub(crate) async fn open_file(&self, file: &DataFile) -> Result<RowStream> {
+        delta_rows::open(&self.table, &self.layer, file, &self.spec, &self.arrow).await
+    }
+}
+
+#[async_trait]
+impl Opens for Reader {
+    async fn open(&self, file: &DataFile) -> Result<RowStream> {
+        self.open_file(file).await
+    }
+}
+
+impl<'a> DeltaFiles<'a> {
+    pub(crate) fn new(table: &'a DeltaTable, state: &'a State) -> Result<Self> {
+        Ok(Self { table, state, spec: table.spec(state)? })
+    }
+
+    pub(crate) fn reader(&self, layout: &FileLayout) -> Reader {
+        let (table, layer) = (self.table.table.clone(), self.table.layer.clone());
+        Reader { table, layer, spec: Arc::new(self.spec.clone()), arrow: layout.arrow.clone() }
+    }
+
+    /// Which commits the rows of a file of ours are from, in the order of the rows.
+    pub(crate) async fn segments(&self, live: &DeltaFile) -> Result<Vec<Segment>> {
+        let table = self.table;
+        if segments::is_compacted(&live.file) {
+            let io = ObjectStoreIo::new().with_store(table.layer.root_uri(), table.layer.object_store()).file_io();
+            if let Some(described) = segments::described(&table.table, &io, &live.file).await? {
+                return Ok(described);
+            }
+        }
+        let written = batches(&self.state.snapshot).filter(|batch| live.path.starts_with(&stem_of(&batch.entry.token)));
+        let version = written.map(|batch| batch.version).max().and_then(|version| i64::try_from(version).ok());
+        Ok(vec![Segment { snapshot: version.unwrap_or(NOBODY), rows: live.file.record_count() }])
+    }
+
+    /// Looks for rows of an append in files of other programs.
+    async fn appended_elsewhere(
+        &self,
+        live: Vec<DeltaFile>,
+        append: &Entry,
+        missing: u64,
+    ) -> Result<Option<(Vec<DeltaFile>, Vec<DataFile>)>> {
+        let ours = self.state.ours();
+        let foreign: Vec<DeltaFile> = live.into_iter().filter(|live| !ours(live)).collect();
+        if foreign.is_empty() {
+            return Ok(None);
+        }
+        // Not named as a compacted file, which would say whose its rows are.
+        let layout = self.table.layout_with(self.state, REWRITTEN.to_owned())?;
+        let stem = stem_of(&append.token);
+        let mut originals = Vec::new();
+        for path in self.state.snapshot.tombstones().filter(|path| path.starts_with(&stem)) {
+            // Without what the log said of it: a file of ours has all columns, and its rows are counted.
+            let key = self.table.key(path);
+            if let Some(bytes) = self.table.layer.get_opt(&key).await? {
+                originals.push(self.original(&key, bytes)?);
+            }
+        }
+        let wanted = Wanted { rows: missing, processed_at: append.processed_at, originals };
+        delta_rewritten::take(&self.reader(&layout), &layout, foreign, &wanted).await
+    }
+
+    /// A file of ours that is not in the table any more.
+    fn original(&self, key: &str, bytes: bytes::Bytes) -> Result<DataFile> {
+        let location = self.table.layer.uri(key);
+        let corrupt = |reason: String| TableError::Corrupt { table: self.table.table.clone(), what: location.clone(), reason };
+        let size = bytes.len() as u64;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|error| corrupt(error.to_string()))?;
+        let rows = reader.metadata().file_metadata().num_rows().unsigned_abs();
+        delta_files::of_rows(&location, rows, size).map_err(corrupt)
+    }
 }
 
 #[async_trait]
@@ -311,25 +452,11 @@ impl TableFiles for DeltaFiles<'_> {
     type Live = DeltaFile;
 
     async fn live(&self) -> Result<Vec<DeltaFile>> {
-        let table = self.table;
-        let files = self.state.snapshot.files();
-        files.map(|add| of_add(&table.table, add, &table.layer.uri(&table.key(&add.path)), &self.state.schema)).collect()
+        self.table.files_of(self.state)
     }
 
     async fn read(&self, file: &DataFile, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
-        let name = &self.table.table;
-        let location = file.file_path();
-        let corrupt = |reason: String| TableError::Corrupt { table: name.clone(), what: location.to_owned(), reason };
-        let key = self.table.layer.key_of(location).ok_or_else(|| corrupt("it lies outside of the layer".to_owned()))?;
-        let bytes = self.table.layer.get(key).await?;
-        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).and_then(ParquetRecordBatchReaderBuilder::build);
-        let batches: Result<Vec<RecordBatch>, _> = reader.map_err(|error| corrupt(error.to_string()))?.collect();
-        let batches = batches.map_err(TableError::arrow(name))?;
-        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        if rows as u64 != file.record_count() {
-            return Err(corrupt(format!("it has {rows} rows, the log says {}", file.record_count())));
-        }
-        batches.iter().map(|batch| conform(name, batch, schema)).collect()
+        delta_rows::open(&self.table.table, &self.table.layer, file, &self.spec, schema).await?.try_collect().await
     }
 
     fn field_id(&self, column: &str) -> Option<i32> {
@@ -338,9 +465,32 @@ impl TableFiles for DeltaFiles<'_> {
 
     async fn appended(&self, append: &Entry) -> Result<Appended<DeltaFile>> {
         let stem = stem_of(&append.token);
-        let mut files = self.live().await?;
-        files.retain(|live| live.path.starts_with(&stem));
-        Ok(Appended { rows: files.iter().map(|live| live.file.record_count()).sum(), files, others: Vec::new() })
+        let (mut files, rest): (Vec<_>, Vec<_>) = self.live().await?.into_iter().partition(|live| live.path.starts_with(&stem));
+        let mut rows: u64 = files.iter().map(|live| live.file.record_count()).sum();
+        let mut others = Vec::new();
+        let version = append.snapshot.parse::<i64>().unwrap_or(NOBODY);
+        if rows < append.rows {
+            let layout = self.table.compacted_layout(self.state)?;
+            let reader = self.reader(&layout);
+            for live in rest.iter().filter(|live| segments::is_compacted(&live.file)) {
+                let segments = self.segments(live).await?;
+                let own: u64 = segments.iter().filter(|segment| segment.snapshot == version).map(|segment| segment.rows).sum();
+                if own > 0 {
+                    rows += own;
+                    let (partition, all) = (live.file.partition().clone(), reader.open_file(&live.file).await?);
+                    others.extend(without_commit(&layout, partition, all, others.len(), version, &segments).await?);
+                    files.push(live.clone());
+                }
+            }
+        }
+        if rows < append.rows
+            && let Some((found, left)) = self.appended_elsewhere(rest, append, append.rows - rows).await?
+        {
+            rows = append.rows;
+            files.extend(found);
+            others.extend(left);
+        }
+        Ok(Appended { rows, files, others })
     }
 }
 
@@ -412,10 +562,9 @@ impl Table for DeltaTable {
     async fn provider(&self, at: Option<&str>) -> Result<Arc<dyn TableProvider>> {
         let current = self.load().await?;
         let snapshot = match at {
-            None => current.snapshot,
+            None => current.snapshot.clone(),
             Some(text) => {
-                let missing =
-                    || TableError::Definition { table: self.table.clone(), reason: format!("there is no version {text} any more") };
+                let missing = || TableError::NoSuchSnapshot { table: self.table.clone(), snapshot: text.to_owned() };
                 match self.log.load_at(text.parse().map_err(|_| missing())?).await {
                     Err(DeltaError::NoSuchVersion { .. }) => return Err(missing()),
                     found => found.map_err(self.failed())?,
@@ -423,14 +572,17 @@ impl Table for DeltaTable {
             }
         };
         let shown = self.reader_schema(&current.schema)?;
+        let spec = self.spec(&current)?;
         let mut files = Vec::new();
         for add in snapshot.files() {
             let key = self.key(&add.path);
-            let file = of_add(&self.table, add, &self.layer.uri(&key), &current.schema)?.file;
-            let statistics = delta_files::statistics(&file, &current.schema, &shown);
-            files.push(DataObject { key, bytes: add.size.unsigned_abs(), statistics: Some(Arc::new(statistics)) });
+            let file = of_add(&self.table, add, &self.layer.uri(&key), &current.schema, &spec)?.file;
+            let statistics = Some(Arc::new(delta_files::statistics(&file, &current.schema, &shown)));
+            let partition = delta_files::partition_scalars(&file, &spec, &shown);
+            files.push(DataObject { key, bytes: add.size.unsigned_abs(), statistics, partition });
         }
-        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), shown, files)?))
+        let partitions = &current.snapshot.metadata().partition_columns;
+        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), shown, partitions, files)?))
     }
 
     async fn snapshot(&self) -> Result<Option<String>> {

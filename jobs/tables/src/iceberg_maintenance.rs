@@ -1,11 +1,12 @@
 //! Maintenance of an Iceberg table: compaction, expiry of snapshots, removal of files that nothing refers to.
 
-use crate::compact::{Group, groups, rewrite};
+use crate::compact::{GroupRows, concatenated, groups, rewrite};
 use crate::iceberg_table::IcebergTable;
+use crate::live::IcebergFile;
 use crate::ledger;
 use crate::maintenance::{Expiry, Maintained, Maintenance, Orphans, delete_all};
-use crate::{Result, TableError, WriteMode, lease};
-use iceberg::spec::{DataFile, Operation};
+use crate::{Result, TableError, WriteMode, lease, segments};
+use iceberg::spec::{DataFile, Operation, Struct};
 use iceberg::table::Table;
 use iceberg_commit::{
     Attempt, CommitError, Decision, LiveFile, Outcome, Plan, Retention, expirable, files_of_snapshots, live_files, manifest_counts,
@@ -16,8 +17,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
 /// Input of one compacting commit in bytes, and in groups: what is lost when another writer is faster, and how long merges wait.
-const BATCH_BYTES: u64 = 1024 * 1024 * 1024;
-const BATCH_GROUPS: usize = 256;
+pub(crate) const BATCH_BYTES: u64 = 1024 * 1024 * 1024;
+pub(crate) const BATCH_GROUPS: usize = 256;
 /// From this many small manifests on they are merged even when no file is compacted.
 const MANY_MANIFESTS: usize = 8;
 /// What a compacting snapshot says of itself.
@@ -68,16 +69,20 @@ impl IcebergTable {
         let schema = table.metadata().current_schema();
         let first_sort_id = layout.sort_by.first().and_then(|column| schema.field_id_by_name(column));
         let spec = table.metadata().default_partition_spec_id();
-        let mut waiting = groups(live_files(&table).await?, spec, target, first_sort_id);
+        let live = live_files(&table).await?.into_iter().filter(|live| live.spec_id == spec).map(IcebergFile);
+        let mut waiting = groups(live.collect(), target, first_sort_id);
         waiting.reverse();
-        let merges = ledger::has_mode(&self.table, table.metadata().properties(), ledger::mode_name(&merge()))?;
+        let mut merges = false;
+        for mode in ledger::MERGES {
+            merges |= ledger::has_mode(&self.table, table.metadata().properties(), mode)?;
+        }
         while !waiting.is_empty() {
             let (mut batch, mut bytes) = (Vec::new(), 0);
             while batch.len() < BATCH_GROUPS
                 && bytes < BATCH_BYTES
                 && let Some(group) = waiting.pop()
             {
-                bytes += group.iter().map(|live| live.file.file_size_in_bytes()).sum::<u64>();
+                bytes += group.iter().map(|live| live.0.file.file_size_in_bytes()).sum::<u64>();
                 batch.push(group);
             }
             // Merges rewrite many files: with the lease they wait for this batch instead of working against it.
@@ -89,22 +94,34 @@ impl IcebergTable {
         Ok(())
     }
 
-    async fn compact_batch(&self, batch: Vec<Group>, lease: Option<&Lease>, done: &mut Maintained) -> Result<()> {
+    async fn compact_batch(&self, batch: Vec<Vec<IcebergFile>>, lease: Option<&Lease>, done: &mut Maintained) -> Result<()> {
         let table = self.load().await?;
         let layout = self.compacted_layout(&table)?;
         let keep_segments = ledger::has_mode(&self.table, table.metadata().properties(), ledger::mode_name(&WriteMode::Append))?;
         let live: HashMap<String, LiveFile> = by_path(live_files(&table).await?);
         let mut rewritten = Vec::new();
         for group in batch {
-            if !group.iter().all(|file| live.contains_key(file.file.file_path())) {
+            if !group.iter().all(|file| live.contains_key(file.0.file.file_path())) {
                 done.counts.groups_skipped += 1;
                 continue;
             }
             if let Some(lease) = lease {
                 lease.ensure_held()?;
             }
-            let output = rewrite(&table, &layout, &group, rewritten.len(), keep_segments).await?;
-            rewritten.push(Rewritten { inputs: group.iter().map(|file| file.file.file_path().to_owned()).collect(), output });
+            let mut kept = Vec::new();
+            if keep_segments {
+                for live in &group {
+                    kept.extend(segments::of_file(&self.table, table.file_io(), &live.0).await?);
+                }
+            }
+            let files: Vec<DataFile> = group.iter().map(|live| live.0.file.clone()).collect();
+            let rows = GroupRows {
+                partition: files.first().map_or_else(Struct::empty, |file| file.partition().clone()),
+                expected: files.iter().map(DataFile::record_count).sum(),
+                rows: concatenated(&table, &layout, files),
+            };
+            let output = rewrite(&layout, rows, rewritten.len(), keep_segments.then_some(kept)).await?;
+            rewritten.push(Rewritten { inputs: group.iter().map(|file| file.0.file.file_path().to_owned()).collect(), output });
         }
         if rewritten.is_empty() {
             return Ok(());
@@ -300,11 +317,6 @@ fn replacing() -> Plan {
 
 fn by_path(files: Vec<LiveFile>) -> HashMap<String, LiveFile> {
     files.into_iter().map(|live| (live.file.file_path().to_owned(), live)).collect()
-}
-
-/// Any merge, for its name.
-fn merge() -> WriteMode {
-    WriteMode::Merge { key: Vec::new(), sequence_by: Vec::new() }
 }
 
 /// Live data files, their bytes, and manifests.

@@ -8,7 +8,7 @@ use uuid::Uuid;
 /// The turn of a merge; other modes need none.
 pub(crate) async fn of_commit(db: &CatalogDb, table: &TableRef, commit: &Commit) -> Result<Option<Lease>> {
     match commit.mode {
-        WriteMode::Merge { .. } => Ok(Some(acquire(db, table, &commit.token).await?)),
+        WriteMode::Merge { .. } | WriteMode::History { .. } => Ok(Some(acquire(db, table, &commit.token).await?)),
         _ => Ok(None),
     }
 }

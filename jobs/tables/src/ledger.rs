@@ -23,6 +23,10 @@ pub(crate) struct Entry {
     pub(crate) bytes: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) origin: Option<Origin>,
+    /// When the rows of an append were processed, all at one time, in microseconds since 1970: by it they are found in files that another program
+    /// rewrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) processed_at: Option<i64>,
 }
 
 impl Entry {
@@ -48,6 +52,9 @@ pub(crate) fn interval_start(commit: &Commit) -> String {
     commit.interval.start.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
+/// Names of the modes that rewrite rows by their key, under a lease.
+pub(crate) const MERGES: [&str; 2] = ["merge", "history"];
+
 /// Property key of the commit's interval.
 pub(crate) fn key(commit: &Commit) -> String {
     format!("{PREFIX}{}", interval_start(commit))
@@ -59,6 +66,7 @@ pub(crate) fn mode_name(mode: &WriteMode) -> &'static str {
         WriteMode::Append => "append",
         WriteMode::ReplaceInterval { .. } => "replaceInterval",
         WriteMode::Merge { .. } => "merge",
+        WriteMode::History { .. } => "history",
         WriteMode::Overwrite => "overwrite",
     }
 }

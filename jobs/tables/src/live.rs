@@ -1,7 +1,7 @@
 //! The data files of a table as a commit finds them, whatever the format: what a rewriting of rows looks at.
 
 use crate::Result;
-use crate::compact::without_snapshot;
+use crate::compact::{concatenated, without_commit};
 use crate::ledger::Entry;
 use crate::rows::read_file;
 use crate::segments::{self, is_compacted};
@@ -89,7 +89,9 @@ impl TableFiles for IcebergFiles<'_> {
                 let own: u64 = segments.iter().filter(|segment| segment.snapshot == snapshot).map(|segment| segment.rows).sum();
                 if own > 0 {
                     rows += own;
-                    others.extend(without_snapshot(self.table, &self.compacted, &live, others.len(), snapshot, &segments).await?);
+                    let rows_of_file = concatenated(self.table, &self.compacted, vec![live.file.clone()]);
+                    let partition = live.file.partition().clone();
+                    others.extend(without_commit(&self.compacted, partition, rows_of_file, others.len(), snapshot, &segments).await?);
                     files.push(live);
                 }
             }

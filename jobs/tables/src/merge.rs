@@ -16,6 +16,7 @@ use iceberg::spec::{DataFile, PrimitiveLiteral};
 use lakehouse_contract::TableRef;
 use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 /// How rows are identified, ordered and compared.
@@ -110,6 +111,33 @@ impl MergeRules {
         Ok((vec![winners], superseded, rows))
     }
 
+    /// The rows of one batch that stay, one per key, and pairs of rows with equal sequence at the top of a key. The first of equals stays.
+    pub(crate) fn winners(&self, batch: &RecordBatch) -> Result<(Vec<usize>, Vec<(usize, usize)>)> {
+        let (keys, sequence) = (self.key.rows(batch)?, self.sequence.rows(batch)?);
+        let mut best: HashMap<&[u8], (usize, Vec<usize>)> = HashMap::new();
+        for row in 0..batch.num_rows() {
+            match best.entry(keys.row(row).data()) {
+                Entry::Vacant(place) => {
+                    place.insert((row, Vec::new()));
+                }
+                Entry::Occupied(mut place) => match sequence.row(row).cmp(&sequence.row(place.get().0)) {
+                    Ordering::Greater => *place.get_mut() = (row, Vec::new()),
+                    Ordering::Equal => place.get_mut().1.push(row),
+                    Ordering::Less => {}
+                },
+            }
+        }
+        let ties = best.values().flat_map(|(held, equal)| equal.iter().map(|row| (*held, *row))).collect();
+        Ok((best.into_values().map(|(row, _)| row).collect(), ties))
+    }
+
+    /// Rows of these pairs, which have the same key and sequence, must be the same row.
+    pub(crate) fn refuse_equal(&self, batch: &RecordBatch, pairs: &[(usize, usize)]) -> Result<()> {
+        let side = |rows: Vec<usize>| self.gather(std::slice::from_ref(batch), &rows.into_iter().map(|row| (0, row)).collect::<Vec<_>>());
+        let (left, right) = pairs.iter().copied().unzip();
+        self.refuse_ties(&side(left)?, &side(right)?)
+    }
+
     fn gather(&self, batches: &[RecordBatch], rows: &[(usize, usize)]) -> Result<RecordBatch> {
         if rows.is_empty() {
             return Ok(RecordBatch::new_empty(self.schema.clone()));
@@ -141,12 +169,12 @@ impl MergeRules {
         let winners = concat_batches(&self.schema, winners).map_err(TableError::arrow(&self.table))?;
         let (keys, sequence) = (self.key.rows(&winners)?, self.sequence.rows(&winners)?);
         let by_key: HashMap<&[u8], usize> = (0..winners.num_rows()).map(|row| (keys.row(row).data(), row)).collect();
-        let ranges = self.key_ranges(&winners, files)?;
+        let ranges = key_ranges(&self.table, &self.key_columns, &winners, files)?;
         let mut wins = vec![true; winners.num_rows()];
         let mut removed = Vec::new();
         let mut rewrite = Rewrite::start(layout.clone());
         for live in files.live().await? {
-            if !ranges.iter().all(|range| range.may_contain(live.as_ref())) {
+            if !may_contain(&ranges, live.as_ref()) {
                 continue;
             }
             let mut parts = Vec::new();
@@ -190,22 +218,28 @@ impl MergeRules {
         let (added, _) = rewrite.finish().await?;
         Ok(MergePlan { removed, added, written, lost: winners.num_rows() as u64 - written })
     }
+}
 
-    fn key_ranges<F: TableFiles>(&self, winners: &RecordBatch, files: &F) -> Result<Vec<KeyRange>> {
-        let mut ranges = Vec::new();
-        for name in &self.key_columns {
-            let (Some(column), Some(field_id)) = (winners.column_by_name(name), files.field_id(name)) else { continue };
-            // NaN is outside of the bounds of a file, so floats prune nothing.
-            if !column.data_type().is_floating() {
-                ranges.push(KeyRange::new(&self.table, field_id, column)?);
-            }
+/// The values of the key columns of some rows, to skip files that hold none of them.
+pub(crate) fn key_ranges<F: TableFiles>(table: &TableRef, key: &[String], rows: &RecordBatch, files: &F) -> Result<Vec<KeyRange>> {
+    let mut ranges = Vec::new();
+    for name in key {
+        let (Some(column), Some(field_id)) = (rows.column_by_name(name), files.field_id(name)) else { continue };
+        // NaN is outside of the bounds of a file, so floats prune nothing.
+        if !column.data_type().is_floating() {
+            ranges.push(KeyRange::new(table, field_id, column)?);
         }
-        Ok(ranges)
     }
+    Ok(ranges)
+}
+
+/// Whether a file may hold rows with these keys.
+pub(crate) fn may_contain(ranges: &[KeyRange], file: &DataFile) -> bool {
+    ranges.iter().all(|range| range.may_contain(file))
 }
 
 /// The values of one key column of the input, to skip files that hold none of them.
-struct KeyRange {
+pub(crate) struct KeyRange {
     field_id: i32,
     has_null: bool,
     data_type: DataType,

@@ -1,14 +1,15 @@
 //! DataFusion's view of a table of Parquet files: exactly those of one state of a plain Parquet or a Delta table.
 
 use crate::Result as TableResult;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::pruning::PrunableStatistics;
-use datafusion::common::{Column, DFSchema, DataFusionError, Result, Statistics};
+use datafusion::common::{Column, DFSchema, DataFusionError, Result, ScalarValue, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::datasource::table_schema::TableSchema;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
@@ -20,6 +21,7 @@ use lakehouse_storage::LayerStore;
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use std::any::Any;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// One data file.
@@ -30,6 +32,8 @@ pub(crate) struct DataObject {
     pub(crate) bytes: u64,
     /// What is known of its rows without reading it, for the columns of the table.
     pub(crate) statistics: Option<Arc<Statistics>>,
+    /// Values of the partition columns that are not taken from the file.
+    pub(crate) partition: HashMap<String, ScalarValue>,
 }
 
 /// The files of one state of a table.
@@ -37,16 +41,29 @@ pub(crate) struct DataObject {
 pub(crate) struct ParquetProvider {
     layer: LayerStore,
     schema: SchemaRef,
+    /// The same columns, those in front that are read from the files, behind them those whose values stand beside each file.
+    stored: TableSchema,
     files: Vec<(Path, DataObject)>,
 }
 
 impl ParquetProvider {
-    pub(crate) fn new(layer: LayerStore, schema: SchemaRef, files: Vec<DataObject>) -> TableResult<Self> {
+    /// `partitions` are the columns whose values stand beside each file and not in it.
+    pub(crate) fn new(layer: LayerStore, schema: SchemaRef, partitions: &[String], files: Vec<DataObject>) -> TableResult<Self> {
         let mut located = Vec::with_capacity(files.len());
         for file in files {
             located.push((layer.path(&file.key)?, file));
         }
-        Ok(Self { layer, schema, files: located })
+        let is_partition = |name: &str| partitions.iter().any(|partition| partition == name);
+        let (beside, inside): (Vec<_>, Vec<_>) = schema.fields().iter().cloned().partition(|field| is_partition(field.name()));
+        let stored = TableSchema::new(Arc::new(Schema::new(inside)), beside);
+        Ok(Self { layer, schema, stored, files: located })
+    }
+
+    /// Positions in the stored schema of columns of the shown one.
+    fn stored_positions(&self, columns: Option<&Vec<usize>>) -> Result<Vec<usize>> {
+        let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+        let stored = self.stored.table_schema();
+        columns.unwrap_or(&all).iter().map(|column| Ok(stored.index_of(self.schema.field(*column).name())?)).collect()
     }
 
     /// The files that may hold rows for which the filter is true.
@@ -87,14 +104,12 @@ impl TableProvider for ParquetProvider {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         // Filters name the table they came from; the schema below has no such qualifier.
         let bare: Vec<Expr> = filters.iter().map(unqualified).collect::<Result<_>>()?;
-        let filter = match conjunction(bare) {
-            Some(filter) => {
-                let schema = DFSchema::try_from(self.schema.as_ref().clone())?;
-                Some(state.create_physical_expr(filter, &schema)?)
-            }
-            None => None,
+        let bare = conjunction(bare);
+        let filter_on = |schema: &Schema| match &bare {
+            Some(filter) => state.create_physical_expr(filter.clone(), &DFSchema::try_from(schema.clone())?).map(Some),
+            None => Ok(None),
         };
-        let files = self.matching(filter.as_ref())?;
+        let files = self.matching(filter_on(&self.schema)?.as_ref())?;
         if files.is_empty() {
             let schema = match projection {
                 Some(columns) => Arc::new(self.schema.project(columns)?),
@@ -105,8 +120,8 @@ impl TableProvider for ParquetProvider {
         // One URL per bucket: the store is rooted there, and paths below it are taken as they are.
         let url = ObjectStoreUrl::parse(self.layer.root_uri())?;
         state.runtime_env().register_object_store(url.as_ref(), self.layer.object_store());
-        let mut source = ParquetSource::new(self.schema.clone());
-        if let Some(filter) = filter {
+        let mut source = ParquetSource::new(self.stored.clone());
+        if let Some(filter) = filter_on(self.stored.table_schema())? {
             source = source.with_predicate(filter);
         }
         let target = state.config().target_partitions().max(1);
@@ -120,11 +135,15 @@ impl TableProvider for ParquetProvider {
                 e_tag: None,
                 version: None,
             };
-            groups[index % count].push(PartitionedFile::new_from_meta(meta));
+            let mut values = Vec::with_capacity(self.stored.table_partition_cols().len());
+            for column in self.stored.table_partition_cols() {
+                values.push(file.partition.get(column.name()).cloned().map_or_else(|| ScalarValue::try_from(column.data_type()), Ok)?);
+            }
+            groups[index % count].push(PartitionedFile::new_from_meta(meta).with_partition_values(values));
         }
         let config = FileScanConfigBuilder::new(url, Arc::new(source))
             .with_file_groups(groups.into_iter().map(FileGroup::new).collect())
-            .with_projection_indices(projection.cloned())?
+            .with_projection_indices(Some(self.stored_positions(projection)?))?
             .with_limit(limit)
             .build();
         Ok(DataSourceExec::from_data_source(config))

@@ -23,7 +23,7 @@ use iceberg::spec::{DataFile, PartitionSpec};
 use iceberg_commit::ObjectStoreIo;
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, LayerStore};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 use uuid::Uuid;
@@ -187,6 +187,7 @@ impl ParquetTable {
             files: added.len() as u64,
             bytes: added.iter().map(|file| file.bytes).sum(),
             origin: commit.origin.clone(),
+            processed_at: None,
         };
         kept.extend(added);
         kept.sort_by(|a, b| a.key.cmp(&b.key));
@@ -280,7 +281,7 @@ impl Table for ParquetTable {
         let current = self.load().await?;
         let layout = self.layout(&current, commit)?;
         let check = match &commit.mode {
-            WriteMode::Merge { .. } => {
+            WriteMode::Merge { .. } | WriteMode::History { .. } => {
                 return Err(TableError::Unsupported { table: self.table.clone(), format: FORMAT, operation: "merge" });
             }
             WriteMode::ReplaceInterval { column } => Some(IntervalRows::new(&self.table, &layout.arrow, column, commit)?.check()),
@@ -333,8 +334,13 @@ impl Table for ParquetTable {
                 found.ok_or_else(|| TableError::NoSuchSnapshot { table: self.table.clone(), snapshot: text.to_owned() })?
             }
         };
-        let files = shown.files.into_iter().map(|file| DataObject { key: file.key, bytes: file.bytes, statistics: None });
-        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), schema, files.collect())?))
+        let files = shown.files.into_iter().map(|file| DataObject {
+            key: file.key,
+            bytes: file.bytes,
+            statistics: None,
+            partition: HashMap::new(),
+        });
+        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), schema, &[], files.collect())?))
     }
 
     async fn snapshot(&self) -> Result<Option<String>> {

@@ -57,6 +57,12 @@ pub(crate) fn of_arrow(table: &TableRef, schema: &ArrowSchema) -> Result<Schema>
     Schema::builder().with_fields(fields).build().map_err(TableError::iceberg(table))
 }
 
+/// A schema without some of its columns.
+pub(crate) fn without_columns(schema: &SchemaRef, names: &[&str]) -> SchemaRef {
+    let fields = schema.fields().iter().filter(|field| !names.contains(&field.name().as_str())).cloned();
+    Arc::new(ArrowSchema::new(fields.collect::<Vec<_>>()))
+}
+
 /// The partition fields of a definition, bound to the ids of `schema`.
 pub(crate) fn partitions(definition: &TableDef, schema: &Schema) -> Result<UnboundPartitionSpec> {
     let mut builder = UnboundPartitionSpec::builder();

@@ -20,10 +20,10 @@ const KEY: &str = "lakehouse.segments";
 /// Bytes read from the end of a file first; mostly all of its metadata.
 const TAIL: u64 = 64 * 1024;
 
-/// Rows of one snapshot within a file.
+/// Rows of one commit within a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Segment {
-    /// Snapshot that added them to the table.
+    /// Snapshot (Delta: version) that added them to the table.
     pub(crate) snapshot: i64,
     /// How many.
     pub(crate) rows: u64,
@@ -44,24 +44,28 @@ pub(crate) fn is_compacted(file: &DataFile) -> bool {
     file.file_path().rsplit_once('/').is_some_and(|(_, name)| name.starts_with(PREFIX))
 }
 
-/// The segments of a live file, in the order of its rows.
+/// The segments of a live file of an Iceberg table, in the order of its rows.
 ///
 /// # Errors
 /// [`TableError::Corrupt`] when a compacted file describes other rows than it has.
 pub(crate) async fn of_file(table: &TableRef, io: &FileIO, live: &LiveFile) -> Result<Vec<Segment>> {
-    let rows = live.file.record_count();
-    let whole = vec![Segment { snapshot: live.snapshot_id, rows }];
-    if !is_compacted(&live.file) {
-        return Ok(whole);
-    }
-    let corrupt = |reason: String| TableError::Corrupt { table: table.clone(), what: live.file.file_path().to_owned(), reason };
-    let Some(text) = read(table, io, &live.file).await? else { return Ok(whole) };
+    let described = if is_compacted(&live.file) { described(table, io, &live.file).await? } else { None };
+    Ok(described.unwrap_or_else(|| vec![Segment { snapshot: live.snapshot_id, rows: live.file.record_count() }]))
+}
+
+/// What a file says about its rows itself; none when it says nothing.
+///
+/// # Errors
+/// [`TableError::Corrupt`] when it describes other rows than it has.
+pub(crate) async fn described(table: &TableRef, io: &FileIO, file: &DataFile) -> Result<Option<Vec<Segment>>> {
+    let corrupt = |reason: String| TableError::Corrupt { table: table.clone(), what: file.file_path().to_owned(), reason };
+    let Some(text) = read(table, io, file).await? else { return Ok(None) };
     let segments: Vec<Segment> = serde_json::from_str(&text).map_err(|error| corrupt(format!("its segments: {error}")))?;
-    let described: u64 = segments.iter().map(|segment| segment.rows).sum();
+    let (rows, described) = (file.record_count(), segments.iter().map(|segment| segment.rows).sum::<u64>());
     if described != rows {
-        return Err(corrupt(format!("its segments describe {described} rows, its manifest says {rows}")));
+        return Err(corrupt(format!("its segments describe {described} rows, its table says {rows}")));
     }
-    Ok(segments)
+    Ok(Some(segments))
 }
 
 /// Neighbours of one snapshot as one segment.

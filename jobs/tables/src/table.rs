@@ -41,6 +41,14 @@ pub enum WriteMode {
         /// Columns that order versions of a row, most significant first; nulls are lowest.
         sequence_by: Vec<String>,
     },
+    /// Keeps every version of each key with the time in which it is valid, in whatever order commits come: slowly changing dimensions, type 2.
+    /// The table has the columns of [`crate::with_history`], the input has not.
+    History {
+        /// Columns that identify what has versions.
+        key: Vec<String>,
+        /// Columns that order the versions; a version is valid from the first of them on, a date or timestamp without nulls.
+        sequence_by: Vec<String>,
+    },
     /// Replaces the whole table.
     Overwrite,
 }
@@ -169,7 +177,7 @@ pub trait Table: Send + Sync + std::fmt::Debug {
     /// Writes the rows of `input` as data files (zstd Parquet, partitioned, sorted, with statistics) on all cores, and publishes nothing.
     ///
     /// Every stream is one source of batches; rows of different streams and batches have no order among them. For
-    /// [`WriteMode::Merge`] the winning row per key is kept in memory instead, so memory grows with the input.
+    /// [`WriteMode::Merge`] and [`WriteMode::History`] the winning row per key (and version) is kept in memory instead, so memory grows with the input.
     ///
     /// # Errors
     /// [`crate::TableError::Input`] for a missing column, a lossy cast or a null in a required column,

@@ -166,7 +166,7 @@ impl Tables {
                     Some(IcebergTable::open(&self.catalog, &self.db, table).await?.maintain(layer, owner, what).await?)
                 }
                 Some(TableFormat::Parquet) => Some(ParquetTable::open(&self.db, layer, table).await?.maintain(owner, what).await?),
-                Some(TableFormat::Delta) => Some(self.delta(table)?.maintain(owner).await?),
+                Some(TableFormat::Delta) => Some(self.delta(table)?.maintain(owner, what).await?),
             })
         })
     }

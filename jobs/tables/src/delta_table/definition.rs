@@ -3,7 +3,7 @@
 use super::{DeltaTable, Logs, State, Stop};
 use crate::evolution::{self, Evolution, Planned};
 use crate::iceberg_table::{OWNER, SORT_BY};
-use crate::{Maintained, Result, TableDef, TableError, TableFormat, registry, schema};
+use crate::{Result, TableDef, TableError, TableFormat, registry, schema};
 use arrow::datatypes::SchemaRef;
 use chrono::Utc;
 use delta_commit::{Change, Decision, Metadata};
@@ -91,22 +91,7 @@ impl DeltaTable {
         }))
     }
 
-    /// Delta tables are left to the commands of Delta's own programs, `OPTIMIZE` and `VACUUM`, which keep what is needed here.
-    pub(crate) async fn maintain(&self, owner: &str) -> Result<Maintained> {
-        let state = self.load().await?;
-        self.check_owner(&state, owner)?;
-        let files = state.snapshot.files();
-        let (count, bytes) = files.fold((0, 0), |(count, bytes), add| (count + 1, bytes + add.size.unsigned_abs()));
-        let mut done = Maintained { snapshot: Some(state.snapshot.version().to_string()), ..Maintained::default() };
-        done.counts.files_before = count;
-        done.counts.files_after = count;
-        done.counts.bytes_before = bytes;
-        done.counts.bytes_after = bytes;
-        tracing::info!(table = %self.table, "Delta tables are not maintained here");
-        Ok(done)
-    }
-
-    fn check_owner(&self, state: &State, asking: &str) -> Result<()> {
+    pub(crate) fn check_owner(&self, state: &State, asking: &str) -> Result<()> {
         if state.owner() != asking {
             return Err(TableError::OwnedByOther { table: self.table.clone(), owner: state.owner().to_owned(), asking: asking.to_owned() });
         }

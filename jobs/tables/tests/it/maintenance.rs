@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-const HOUR: Duration = Duration::from_secs(3_600);
-const MIB: u64 = 1 << 20;
+pub const HOUR: Duration = Duration::from_secs(3_600);
+pub const MIB: u64 = 1 << 20;
 
 /// All of it, as of `days` from now: time passes by asking later.
-fn after_days(days: i64) -> Maintenance {
+pub fn after_days(days: i64) -> Maintenance {
     Maintenance {
         now: Utc::now() + TimeDelta::days(days),
         compact: Some(Compaction { target_file_bytes: 128 * MIB }),
@@ -24,16 +24,16 @@ fn after_days(days: i64) -> Maintenance {
     }
 }
 
-fn only_compact() -> Maintenance {
+pub fn only_compact() -> Maintenance {
     Maintenance { expire: None, orphans: None, ..after_days(0) }
 }
 
-async fn maintain(lake: &Lake, table: &Arc<dyn Table>, what: &Maintenance) -> Maintained {
+pub async fn maintain(lake: &Lake, table: &Arc<dyn Table>, what: &Maintenance) -> Maintained {
     lake.tables.maintain(table.table(), OWNER, what).await.unwrap().unwrap()
 }
 
 /// What was done, without what there was and is.
-fn deeds(counts: &MaintenanceReport) -> [u64; 6] {
+pub fn deeds(counts: &MaintenanceReport) -> [u64; 6] {
     [
         counts.files_compacted,
         counts.groups_skipped,
@@ -45,7 +45,7 @@ fn deeds(counts: &MaintenanceReport) -> [u64; 6] {
 }
 
 /// All files of the lake's tables.
-fn files(directory: &Path) -> BTreeSet<PathBuf> {
+pub fn files(directory: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     let mut waiting = vec![directory.join("silver")];
     while let Some(next) = waiting.pop() {
@@ -69,7 +69,7 @@ fn sorted(name: &str, partitions: &[&str]) -> TableDef {
 }
 
 /// Twenty days of rows, in one commit each; keys come again.
-async fn twenty_days(lake: &Lake, definition: &TableDef, mode: &WriteMode) -> Arc<dyn Table> {
+pub async fn twenty_days(lake: &Lake, definition: &TableDef, mode: &WriteMode) -> Arc<dyn Table> {
     let table = lake.tables.ensure(definition).await.unwrap();
     for number in 1..=20_i64 {
         let at = (number - 1) * 24;

@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::process::Command;
 use std::sync::Arc;
 
-fn python() -> Option<String> {
+pub fn python() -> Option<String> {
     let found = std::env::var("LAKEHOUSE_READERS").ok();
     if found.is_none() {
         println!("SKIPPED: LAKEHOUSE_READERS names no Python with PyIceberg and DuckDB");
@@ -24,7 +24,7 @@ fn python() -> Option<String> {
     found
 }
 
-fn outside(python: &str, arguments: &[&str]) -> Vec<String> {
+pub fn outside(python: &str, arguments: &[&str]) -> Vec<String> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/readers.py");
     let output = Command::new(python).arg(script).args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
