@@ -52,6 +52,12 @@ with DAG(
         PIPELINE,
         "gold",
         on_terminate="{{ params.on_kill }}",
-        writes=["gold.daily_summary", "gold.rolling_averages", "gold.rankings"],
+        writes=[
+            "gold.daily_summary",
+            "gold.rolling_averages",
+            "gold.rankings",
+            "gold.dim_coin",
+            "gold.day_over_day",
+        ],
     )
     chain([ingest, manifest_sensor(PIPELINE)], silver, gold)

@@ -20,7 +20,10 @@ WRITES = {
         "gold.dim_user",
         "gold.dim_date",
         "gold.fct_purchases",
+        "gold.fct_sessions",
         "gold.daily_sales",
+        "gold.product_ranking",
+        "gold.sales_over_time",
         "gold.funnel",
     ],
 }

@@ -16,7 +16,7 @@ def pipeline(path: Path) -> dict[str, Any]:
     return dict(found)
 
 
-@pytest.mark.parametrize("name", ["pulse", "crypto", "shop"])
+@pytest.mark.parametrize("name", ["pulse", "crypto", "shop", "uploads"])
 def test_only_the_trigger_differs(name: str) -> None:
     ours, sample = pipeline(DEPLOY / "airflow" / f"{name}.yaml"), pipeline(DEPLOY / f"{name}.yaml")
     assert ours["spec"].pop("trigger") == {"external": {}}

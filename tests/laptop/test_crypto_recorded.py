@@ -12,7 +12,15 @@ from support.lakehouse import Lakehouse
 from support.readers import Row
 from support.replay import ReplayServer
 
-TABLES = ("silver.coins", "silver.price_snapshots", "gold.daily_summary", "gold.rolling_averages", "gold.rankings")
+TABLES = (
+    "silver.coins",
+    "silver.price_snapshots",
+    "gold.daily_summary",
+    "gold.rolling_averages",
+    "gold.rankings",
+    "gold.dim_coin",
+    "gold.day_over_day",
+)
 # When a row was made, not what it is.
 WHEN = {"processed_at", "captured_at"}
 # The same answers as if they had come on days in a row, so that averages have more than one day in them.
@@ -95,6 +103,8 @@ def test_rows_say_when_they_were_fetched_and_processed(ran: Ran) -> None:
 def test_the_reference_has_windows_of_several_days(in_a_row: Ran) -> None:
     """Guards the test: averages over one day would prove nothing."""
     assert {row["days"] for row in in_a_row.expected["gold.rolling_averages"]} >= {1, 2, 3, 4, 5}
+    changes = [row["places_gained"] for row in in_a_row.expected["gold.day_over_day"]]
+    assert None in changes and len({change for change in changes if change is not None}) > 2
 
 
 def test_the_types_are_the_stated_ones(own_dates: Ran) -> None:

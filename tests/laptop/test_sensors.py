@@ -108,6 +108,55 @@ def test_gold_is_what_python_computes(lake: Lakehouse) -> None:
         )
 
 
+def test_facts_per_hour_add_up_to_the_readings(lake: Lakehouse) -> None:
+    groups: dict[tuple[datetime, str], list[Json]] = defaultdict(list)
+    for reading in filter(accepted, records(lake, "readings")):
+        hour = datetime.fromisoformat(reading["ts"]).replace(minute=0, second=0, microsecond=0)
+        groups[hour, reading["device_id"]].append(reading)
+    expected = [
+        {
+            "hour": hour,
+            "device_id": device,
+            "readings": len(readings),
+            "anomalies": sum(reading["anomaly"] is not None for reading in readings),
+            "temperature_sum": sum(reading["temperature"] for reading in readings),
+            "humidity_sum": sum(reading["humidity"] for reading in readings),
+        }
+        for (hour, device), readings in groups.items()
+    ]
+    assert lake.rows("gold.fct_readings") == readers.ordered(expected)
+
+
+def test_devices_are_ranked_within_their_site(lake: Lakehouse) -> None:
+    site = {device["device_id"]: device["site"] for device in lake.rows("gold.dim_device")}
+    daily = lake.rows("gold.daily_readings")
+    expected = []
+    for row in daily:
+        rivals = [
+            other["average_temperature"]
+            for other in daily
+            if other["day"] == row["day"] and site[other["device_id"]] == site[row["device_id"]]
+        ]
+        warmer = sum(other > row["average_temperature"] for other in rivals)
+        kept = {name: row[name] for name in ("day", "device_id", "average_temperature")}
+        expected.append({**kept, "site": site[row["device_id"]], "warmth_rank": warmer + 1})
+    assert lake.rows("gold.device_ranking") == readers.ordered(expected)
+
+
+def test_a_site_is_held_against_the_day_before_although_that_ran_later(lake: Lakehouse) -> None:
+    climate = {(row["day"].isoformat(), row["site"]): row for row in lake.rows("gold.site_climate")}
+    expected = []
+    for (day, site), row in climate.items():
+        before = climate.get((DAYS[0], site)) if day == DAYS[1] else None
+        changes = {
+            f"{name}_change": None if before is None else row[name] - before[name]
+            for name in ("warmest", "coldest", "anomalies")
+        }
+        expected.append({"day": row["day"], "site": site, **changes})
+    assert any(row["warmest_change"] for row in expected)
+    assert lake.rows("gold.climate_change") == readers.ordered(expected)
+
+
 def test_the_same_day_again_is_the_same_bytes(lake: Lakehouse, tmp_path_factory: pytest.TempPathFactory) -> None:
     again = Lakehouse(tmp_path_factory.mktemp("sensors-again") / "lake")
     again.run(manifests.DEPLOY / "sensors.yaml", interval=DAYS[0], stages=["ingest"])

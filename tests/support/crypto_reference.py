@@ -1,6 +1,7 @@
 """What the tables of deploy/crypto.yaml must hold, computed from the raw answers without the product.
 
-Definitions: one snapshot per coin and day; a coin is as it was seen last; averages are over the day and the six days before it.
+Definitions: one snapshot per coin and day; a coin is as it was seen last; averages are over the day and the six days before it; a day is held
+against the day before, where the coin was seen on it.
 """
 
 import json
@@ -25,12 +26,15 @@ def tables(answers: Mapping[str, bytes]) -> dict[str, list[Row]]:
     """The rows of every table after a run for each date; without processed_at and captured_at."""
     snapshots = _snapshots(answers)
     summary = _daily_summary(snapshots)
+    rankings = _rankings(summary)
     found = {
         "silver.coins": _coins(answers),
         "silver.price_snapshots": snapshots,
         "gold.daily_summary": summary,
         "gold.rolling_averages": _rolling_averages(snapshots),
-        "gold.rankings": _rankings(summary),
+        "gold.rankings": rankings,
+        "gold.dim_coin": _dim_coin(answers),
+        "gold.day_over_day": _day_over_day(rankings),
     }
     return {name: ordered(rows) for name, rows in found.items()}
 
@@ -114,4 +118,26 @@ def _rankings(summary: list[Row]) -> list[Row]:
         ahead = [other for other in rivals if other is not None and (cap is None or other > cap)]
         kept = {name: row[name] for name in ("day", "coin_id", "market_cap_usd", "avg_price")}
         rows.append({**kept, "market_cap_rank": len(ahead) + 1})
+    return rows
+
+
+def _dim_coin(answers: Mapping[str, bytes]) -> list[Row]:
+    kept = ("coin_id", "symbol", "name", "max_supply")
+    return [{**{name: row[name] for name in kept}, "last_seen_at": row["snapshot_at"]} for row in _coins(answers)]
+
+
+def _day_over_day(rankings: list[Row]) -> list[Row]:
+    of = {(row["coin_id"], row["day"]): row for row in rankings}
+    rows = []
+    for row in rankings:
+        before = of.get((row["coin_id"], row["day"] - timedelta(days=1)))
+        kept = {name: row[name] for name in ("day", "coin_id", "avg_price", "market_cap_rank")}
+        changes: Row = {"price_change": None, "price_change_percent": None, "places_gained": None}
+        if before:
+            changes = {
+                "price_change": row["avg_price"] - before["avg_price"],
+                "price_change_percent": round(100 * (float(row["avg_price"]) / float(before["avg_price"]) - 1), 6),
+                "places_gained": before["market_cap_rank"] - row["market_cap_rank"],
+            }
+        rows.append({**kept, **changes})
     return rows

@@ -27,7 +27,7 @@ async fn faults_of(file: &Path) -> Vec<String> {
 #[tokio::test]
 async fn every_sample_is_valid() {
     let samples = files("");
-    for name in ["lakehouse", "pulse", "crypto", "shop", "crypto-history"] {
+    for name in ["lakehouse", "pulse", "crypto", "shop", "crypto-history", "sensors", "scrape", "uploads"] {
         assert!(samples.iter().any(|file| file.file_stem().is_some_and(|stem| stem == name)), "{name}");
     }
     for file in samples {
