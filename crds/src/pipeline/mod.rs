@@ -1,5 +1,6 @@
 //! `LakehousePipeline`: a definition. Sources → silver tables → gold models.
 
+pub mod expectation;
 pub mod gold;
 pub mod jobs;
 pub mod maintenance;
@@ -17,11 +18,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::IntervalGrain;
+pub use expectation::{Bounds, Distribution, Expectation, Freshness, Otherwise, Quantile, References};
 pub use gold::{GoldModel, ModelTest, TestRow};
 pub use jobs::{JobSettings, Resources, StageSettings};
 pub use maintenance::{Compact, ExpireSnapshots, Maintenance, RemoveOrphans};
 pub use scrape::{Robots, ScrapeField, ScrapeNext, ScrapePaging, ScrapeSource};
-pub use silver::{CastError, Column, Deduplicate, Expectation, Keep, Otherwise, SilverTable, TimeUnit};
+pub use silver::{CastError, Column, Deduplicate, Keep, SilverTable, TimeUnit};
 pub use source::{
     ClickstreamSource, CursorPaging, FileFormat, FilesSource, History, HttpSource, LinkPaging, NextPaging, OffsetPaging, PagePaging,
     Paging, PulseSource, SensorStream, SensorsSource, Source,
