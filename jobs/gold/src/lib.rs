@@ -13,7 +13,6 @@ mod engine;
 mod error;
 pub mod exact;
 mod failure;
-pub mod memory;
 mod models;
 mod pins;
 mod run;

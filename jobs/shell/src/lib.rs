@@ -5,6 +5,7 @@
 
 mod image;
 mod log;
+pub mod memory;
 mod open;
 
 use std::time::Instant;

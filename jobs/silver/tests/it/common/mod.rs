@@ -102,7 +102,7 @@ impl Lake {
             interval,
             grain: IntervalGrain::Daily,
             store: StoreLocation::Local { root: self.directory.path().display().to_string(), landing: None },
-            work: Work::Silver { input, tables },
+            work: Work::Silver { input, tables, replay: None },
         }
     }
 
