@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Longest wait with `--wait`.
-const LONG_WAIT: Duration = Duration::from_secs(24 * 3_600);
+pub(super) const LONG_WAIT: Duration = Duration::from_secs(24 * 3_600);
 
 /// Options of `run`.
 #[derive(Debug, Args)]
@@ -128,6 +128,7 @@ pub async fn run(arguments: RunArguments) -> Result<(), CliError> {
                 parameters: arguments.param.iter().cloned().collect::<BTreeMap<_, _>>(),
                 store: location.clone(),
             },
+            replay: None,
             again: arguments.again,
             wait: if arguments.wait { LONG_WAIT } else { Duration::ZERO },
         };
@@ -157,7 +158,7 @@ fn chosen<'a>(bundle: &'a Bundle, arguments: &RunArguments) -> Result<Vec<&'a La
 }
 
 /// Resolves at the first SIGINT or SIGTERM.
-async fn stopped() {
+pub(super) async fn stopped() {
     use tokio::signal::unix::{SignalKind, signal};
     let term = async {
         match signal(SignalKind::terminate()) {
