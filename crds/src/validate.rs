@@ -141,6 +141,11 @@ fn walk_object(schema: &Value, fields: &Map<String, Value>, path: &str, faults: 
     {
         faults.push(Fault { field: path.into(), message: format!("Too many: {}, at most {most}", fields.len()) });
     }
+    if let Some(least) = schema.get("minProperties").and_then(Value::as_u64)
+        && (fields.len() as u64) < least
+    {
+        faults.push(Fault { field: path.into(), message: format!("Too few: {}, at least {least}", fields.len()) });
+    }
     let properties = schema.get("properties").and_then(Value::as_object);
     let additional = schema.get("additionalProperties").filter(|v| v.is_object());
     let open = schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true));

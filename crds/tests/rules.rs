@@ -130,6 +130,23 @@ fn what_cannot_work_is_refused() {
     refused(&with(pipeline(), "/spec/silver/0/table", json!({"format": "parquet"})), "needs format iceberg");
     let batch = json!([{"name": "r", "batch": "count(*) > 0", "otherwise": "quarantine"}]);
     refused(&with(pipeline(), "/spec/silver/0/expectations", batch), "can only warn or fail");
+    let rule = |rule: Value| with(pipeline(), "/spec/silver/0/expectations", json!([rule]));
+    let over_many = ["unique", "table"];
+    for (kind, value) in over_many.iter().zip([json!(["coin_id"]), json!("count(*) > 1")]) {
+        let mut broken = json!({"name": "r", "otherwise": "quarantine"});
+        broken[kind] = value;
+        refused(&rule(broken), "can only warn or fail");
+    }
+    let partner = json!({"name": "r", "references": {"table": "others", "columns": {"coin_id": "id"}}, "otherwise": "drop"});
+    refused(&rule(partner), "can warn, quarantine or fail");
+    let nothing = json!({"name": "r", "references": {"table": "others", "columns": {}}, "otherwise": "warn"});
+    refused(&rule(nothing), "columns: Too few: 0, at least 1");
+    let unbounded = json!({"name": "r", "distribution": {"column": "coin_id", "nullRatio": {}}, "otherwise": "warn"});
+    refused(&rule(unbounded), "bounds need min, max or both");
+    let shapeless = json!({"name": "r", "distribution": {"column": "coin_id", "quantiles": []}, "otherwise": "warn"});
+    refused(&rule(shapeless), "distribution needs at least one of");
+    let beyond = json!({"name": "r", "distribution": {"column": "coin_id", "quantiles": [{"at": 1.5, "min": 0}]}, "otherwise": "warn"});
+    refused(&rule(beyond), "must be at most 1");
     let backwards = json!({"start": "2024-01-02T00:00:00Z", "end": "2024-01-01T00:00:00Z"});
     refused(&with(run(), "/spec/interval", backwards), "start must be before end");
     refused(&with(run(), "/spec/stages", json!(["silver", "silver"])), "each stage may stand once");

@@ -136,9 +136,10 @@ class Lakehouse:
         return readers.pyiceberg_rows(self.catalog(), table)
 
     def tables(self) -> set[str]:
-        """Names of all Iceberg tables."""
+        """Names of all Iceberg tables of pipelines; `quality.results` is about runs, so two lakes with equal data differ in it."""
         catalog = self.catalog()
-        return {".".join(table) for space in catalog.list_namespaces() for table in catalog.list_tables(space)}
+        names = {".".join(table) for space in catalog.list_namespaces() for table in catalog.list_tables(space)}
+        return {name for name in names if not name.startswith("quality.")}
 
     def snapshots(self) -> dict[str, int]:
         """Number of snapshots of every Iceberg table."""

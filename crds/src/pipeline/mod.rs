@@ -1,5 +1,6 @@
 //! `LakehousePipeline`: a definition. Sources → silver tables → gold models.
 
+pub mod expectation;
 pub mod gold;
 pub mod http;
 pub mod jobs;
@@ -18,6 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::IntervalGrain;
+pub use expectation::{Bounds, Distribution, Expectation, Freshness, Otherwise, Quantile, References};
 pub use gold::{GoldModel, ModelTest, TestRow};
 pub use http::{
     CursorPaging, CursorType, CursorValue, History, HttpSource, Incremental, LinkPaging, NextPaging, OffsetPaging, PagePaging, Paging,
@@ -25,7 +27,7 @@ pub use http::{
 pub use jobs::{JobSettings, Resources, StageSettings};
 pub use maintenance::{Compact, ExpireSnapshots, Maintenance, RemoveOrphans};
 pub use scrape::{Robots, ScrapeField, ScrapeNext, ScrapePaging, ScrapeSource};
-pub use silver::{CastError, Column, Deduplicate, Expectation, Keep, Otherwise, SilverTable, TimeUnit};
+pub use silver::{CastError, Column, Deduplicate, Keep, SilverTable, TimeUnit};
 pub use source::{ClickstreamSource, FileFormat, FilesSource, PulseSource, SensorStream, SensorsSource, Source};
 pub use table::{Append, Merge, Outside, Overwrite, ReplaceInterval, TableFormat, TableLayout, WriteMode};
 

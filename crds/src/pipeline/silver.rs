@@ -4,7 +4,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::table::{TableLayout, WriteMode};
+use super::{
+    expectation::Expectation,
+    table::{TableLayout, WriteMode},
+};
 
 /// A typed table made from one source. `processed_at` (the run's creation time) is added to every one.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -163,39 +166,4 @@ pub enum Keep {
     /// The last.
     #[default]
     Last,
-}
-
-/// A quality rule. Exactly one of `row`, `batch`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.row) != has(self.batch)").message("an expectation needs exactly one of row, batch"))]
-#[x_kube(validation = Rule::new("!has(self.batch) || self.otherwise == 'warn' || self.otherwise == 'fail'").message("a batch expectation can only warn or fail: a row is needed to quarantine or drop"))]
-pub struct Expectation {
-    /// Name that reports and quarantined rows carry.
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z][a-z0-9_]*$"))]
-    pub name: String,
-    /// SQL condition over the columns of one row; false or null breaks it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 4096))]
-    pub row: Option<String>,
-    /// SQL condition of aggregates over the rows that this run would write, such as `count(*) >= 10`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 4096))]
-    pub batch: Option<String>,
-    /// What happens when it is broken.
-    pub otherwise: Otherwise,
-}
-
-/// What happens when an expectation is broken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum Otherwise {
-    /// Count and report.
-    Warn,
-    /// Put the row into the quarantine table.
-    Quarantine,
-    /// Leave the row out and count it.
-    Drop,
-    /// Fail the stage; nothing is committed.
-    Fail,
 }

@@ -1,8 +1,10 @@
 //! The commands, one module each.
 
 pub mod buckets;
+pub mod docs;
 pub mod doctor;
 pub mod plan;
+pub mod quarantine;
 pub mod report;
 pub mod run;
 pub mod sql;

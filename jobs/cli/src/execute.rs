@@ -9,7 +9,8 @@ use std::time::Duration;
 use chrono::Utc;
 use lakehouse_api::{LakehousePipelineSpec, LakehouseSpec};
 use lakehouse_contract::{
-    Interval, IntervalGrain, LineageSpec, Progress, Reason, Stage, StageFailure, StageReport, StageSpec, digest_json, resolve::Request,
+    Interval, IntervalGrain, LineageSpec, Progress, Reason, Stage, StageFailure, StageReport, StageSpec, Work, digest_json,
+    resolve::Request,
     resolve::resolve,
 };
 use lakehouse_ingest::Options;
@@ -40,6 +41,8 @@ pub struct Order<'a> {
     pub lakehouse: &'a LakehouseSpec,
     /// Everything else but name, UID and creation time, which are those of the run.
     pub request: Request,
+    /// Of the stage silver, only try again what is in the quarantine of these tables.
+    pub replay: Option<Vec<String>>,
     /// Make a new run where one with the same request has succeeded.
     pub again: bool,
     /// Longest wait for another process that is at work on the interval.
@@ -117,7 +120,12 @@ impl Workshop {
     async fn stages(&self, order: &Order<'_>, mut run: RunRecord, lease: &Lease) -> Result<RunRecord, CliError> {
         let mut request = order.request.clone();
         (request.run_name, request.run_uid, request.created_at) = (run.name.clone(), run.uid.clone(), run.created_at);
-        let specs = resolve(order.definition, order.lakehouse, &request).map_err(|error| CliError::Invalid(error.to_string()))?;
+        let mut specs = resolve(order.definition, order.lakehouse, &request).map_err(|error| CliError::Invalid(error.to_string()))?;
+        for spec in &mut specs {
+            if let Work::Silver { replay, .. } = &mut spec.work {
+                replay.clone_from(&order.replay);
+            }
+        }
         for spec in &specs {
             if !run.stages.iter().any(|record| record.stage == spec.stage()) {
                 run.stages.push(StageRecord { stage: spec.stage(), attempt: 0, report: None });
@@ -240,12 +248,16 @@ fn new_run(order: &Order<'_>, label: &str, identity: String) -> RunRecord {
 fn identity(order: &Order<'_>) -> String {
     let definition = order.definition;
     let request = &order.request;
-    digest_json(&(
+    let digest = digest_json(&(
         order.pipeline,
         (&definition.interval, &definition.parameters, &definition.ingest, &definition.silver, &definition.gold),
         &order.lakehouse.connections,
         (&request.interval, &request.stages, &request.parameters, &request.store, &request.refresh),
-    ))
+    ));
+    match &order.replay {
+        None => digest,
+        Some(tables) => digest_json(&(digest, "replay", tables, &request.inputs_from)),
+    }
 }
 
 /// The intervals that options ask for, in order.

@@ -6,6 +6,7 @@
 
 pub mod check;
 pub mod commands;
+pub mod datadocs;
 mod error;
 pub mod execute;
 pub mod manifests;
@@ -55,6 +56,11 @@ enum Command {
     Plan(commands::plan::PlanArguments),
     /// Run the unit tests of gold models that manifests hold.
     Test(commands::test::TestArguments),
+    /// Quarantined records.
+    #[command(subcommand)]
+    Quarantine(commands::quarantine::QuarantineCommand),
+    /// A page about the quality of the data: rules, how often they held, and records that did not fit.
+    Docs(commands::docs::DocsArguments),
     /// The runs on this machine, newest first.
     Status(commands::status::StatusArguments),
     /// The stage reports of a run as JSON.
@@ -90,6 +96,8 @@ async fn command() -> std::process::ExitCode {
         Command::Validate(arguments) => commands::validate::run(arguments).await,
         Command::Plan(arguments) => Box::pin(commands::plan::run(arguments)).await,
         Command::Test(arguments) => commands::test::run(arguments).await,
+        Command::Quarantine(command) => Box::pin(commands::quarantine::run(command)).await,
+        Command::Docs(arguments) => Box::pin(commands::docs::run(arguments)).await,
         Command::Status(arguments) => commands::status::run(arguments).await,
         Command::Report(arguments) => commands::report::run(arguments).await,
         Command::Doctor(arguments) => commands::doctor::run(arguments).await,

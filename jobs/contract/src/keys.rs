@@ -35,6 +35,9 @@ pub struct TableRef {
     pub name: String,
 }
 
+/// Owner of the tables of the namespace `quality`: every pipeline adds to them. No pipeline has this name, there is no slash in it.
+pub const SHARED_OWNER: &str = "shared";
+
 impl TableRef {
     /// The table `namespace.name`.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {

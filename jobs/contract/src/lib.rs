@@ -7,6 +7,7 @@
 
 pub mod columns;
 pub mod env;
+pub mod expectations;
 pub mod failure;
 pub mod interval;
 pub mod keys;
@@ -23,13 +24,15 @@ pub mod token;
 pub use columns::ColumnType;
 pub use failure::{ExitCode, Reason, StageFailure};
 pub use interval::Interval;
-pub use keys::{RunId, TableRef};
+pub use keys::{RunId, SHARED_OWNER, TableRef};
 pub use lakehouse_api::common::{IntervalGrain, Stage};
 pub use lakehouse_api::run::Refresh;
 pub use lineage::{Lineage, LineageEndpoint, LineageSpec};
 pub use manifest::{BronzeManifest, BronzeObject, Retired, SourceManifest};
 pub use progress::{NoProgress, Progress};
-pub use report::{ExpectationResult, MaintenanceReport, StageFuture, StageOutcome, StageReport, TableReport, Termination, Totals};
+pub use report::{
+    ExpectationResult, MaintenanceReport, RuleKind, StageFuture, StageOutcome, StageReport, TableReport, Termination, Totals,
+};
 pub use resolve::{ResolveError, resolve};
 pub use spec::{
     Decode, HttpConnection, IngestSource, ResolvedGold, ResolvedSilver, ResolvedSource, RunRef, SilverInput, StageSpec, StoreLocation,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use lakehouse_api::{common::Stage, run::StaleIntervals};
+use lakehouse_api::{common::Stage, pipeline::Otherwise, run::StaleIntervals};
 use serde::{Deserialize, Serialize};
 
 use crate::{Interval, Lineage, Reason, RunId, StageFailure};
@@ -220,16 +220,66 @@ impl fmt::Display for MaintenanceReport {
     }
 }
 
-/// Result of one expectation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a rule is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+pub enum RuleKind {
+    /// Every row.
+    #[default]
+    Row,
+    /// The rows of a run together.
+    Batch,
+    /// The whole table.
+    Table,
+    /// Values that stand in one row at most.
+    Unique,
+    /// The age of the newest value.
+    Freshness,
+    /// Partners in another table.
+    References,
+    /// Statistics of a column.
+    Distribution,
+}
+
+impl RuleKind {
+    /// The field of an expectation.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Row => "row",
+            Self::Batch => "batch",
+            Self::Table => "table",
+            Self::Unique => "unique",
+            Self::Freshness => "freshness",
+            Self::References => "references",
+            Self::Distribution => "distribution",
+        }
+    }
+}
+
+/// Result of one expectation.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct ExpectationResult {
     /// Its name.
     pub name: String,
+    /// What it is about.
+    pub kind: RuleKind,
+    /// What its definition says for when it is broken; absent in reports of older commits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub otherwise: Option<Otherwise>,
     /// Whether it held.
     pub passed: bool,
-    /// Rows that broke it; for a batch expectation 0 or 1.
+    /// Rows that broke it; for one that is not about single rows 0 or 1.
     pub failed: u64,
+    /// Rows that it looked at.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checked: Option<u64>,
+    /// What was found, where that is a value.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub observed: Option<String>,
+    /// What is asked for, as a person reads it.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub bound: String,
 }
 
 /// Sums over the tables of a report.

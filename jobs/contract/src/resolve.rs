@@ -17,6 +17,7 @@ use url::Url;
 use crate::{
     CONTRACT_VERSION, ColumnType, Interval, LineageEndpoint, LineageSpec, TableRef,
     env::{LINEAGE_TOKEN, connection_token},
+    expectations::{self, Fault},
     interval::InvalidInterval,
     keys::RunId,
     spec::{
@@ -143,6 +144,18 @@ pub enum ResolveError {
         /// What it is not.
         message: &'static str,
     },
+    /// A rule about what does not exist, or cannot have it.
+    #[error("spec.silver[{table}].expectations[{rule}].{field}: {message}")]
+    Expectation {
+        /// Table name.
+        table: String,
+        /// Name of the rule.
+        rule: String,
+        /// Field within the rule.
+        field: String,
+        /// What is wrong.
+        message: String,
+    },
     /// A parameter that the definition does not declare.
     #[error("parameters.{0}: the pipeline declares no such parameter")]
     UnknownParameter(String),
@@ -211,6 +224,7 @@ pub fn resolve(definition: &LakehousePipelineSpec, lakehouse: &LakehouseSpec, re
                     None => SilverInput::Newest,
                 },
                 tables: resolve_silver(definition)?,
+                replay: None,
             },
             Stage::Gold => Work::Gold { models: resolve_gold(definition, grain, &interval), refresh: request.refresh },
             Stage::Maintenance => Work::Maintenance { tables: tables(definition), settings: maintenance.cloned().unwrap_or_default() },
@@ -319,10 +333,11 @@ fn maintenance(definition: &LakehousePipelineSpec) -> Result<Option<&Maintenance
     Ok(Some(maintenance))
 }
 
-/// All tables that runs of the definition write to.
+/// All tables that runs of the definition write to, that of the results of rules among them, which they share with other pipelines.
 fn tables(definition: &LakehousePipelineSpec) -> Vec<TableRef> {
     let silver = definition.silver.iter().flat_map(|table| ["silver", "quarantine"].map(|namespace| TableRef::new(namespace, &table.name)));
-    silver.chain(definition.gold.iter().map(|model| TableRef::new("gold", &model.name))).collect()
+    let results = (!definition.silver.is_empty()).then(|| TableRef::new("quality", "results"));
+    silver.chain(results).chain(definition.gold.iter().map(|model| TableRef::new("gold", &model.name))).collect()
 }
 
 fn parameters(definition: &LakehousePipelineSpec, request: &Request) -> Result<BTreeMap<String, String>, ResolveError> {
@@ -505,6 +520,12 @@ fn resolve_silver(definition: &LakehousePipelineSpec) -> Result<Vec<ResolvedSilv
         let definition_digest = digest_json(&(rows_of(table), &decode, max_record_bytes));
         tables.push(ResolvedSilver { table: table.clone(), decode, max_record_bytes, definition_digest });
     }
+    expectations::check(&definition.silver).map_err(|Fault { table, rule, field, message }| ResolveError::Expectation {
+        table,
+        rule,
+        field,
+        message,
+    })?;
     Ok(tables)
 }
 

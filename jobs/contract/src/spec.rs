@@ -100,6 +100,9 @@ pub enum Work {
         input: SilverInput,
         /// The tables.
         tables: Vec<ResolvedSilver>,
+        /// Names of the tables whose quarantined records are to be tried again, and only those; absent: all tables are made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replay: Option<Vec<String>>,
     },
     /// Compute gold models.
     #[serde(rename_all = "camelCase")]

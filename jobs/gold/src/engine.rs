@@ -1,6 +1,6 @@
 //! The SQL session of gold models and of `lakehouse sql`: registered tables only.
 //!
-//! A session sees the tables that were registered as `silver.NAME`, `gold.NAME` or `quarantine.NAME` and nothing else: no files, no URLs, no
+//! A session sees the tables that were registered as `silver.NAME`, `gold.NAME`, `quarantine.NAME` or `quality.NAME` and nothing else: no files, no URLs, no
 //! DDL, DML, COPY or SET, one query at a time. Its memory is bounded and it spills to the temporary folder. Identifiers are case-insensitive
 //! unless quoted, literals such as `0.1` are exact decimals, times without a zone are UTC.
 
@@ -20,11 +20,12 @@ use datafusion::{
     prelude::{DataFrame, SQLOptions, SessionConfig, SessionContext},
 };
 use lakehouse_contract::TableRef;
+use lakehouse_shell::memory;
 
-use crate::{SqlError, exact, memory, statement::Query};
+use crate::{SqlError, exact, statement::Query};
 
 /// Namespaces that SQL sees.
-pub const NAMESPACES: [&str; 3] = ["silver", "gold", "quarantine"];
+pub const NAMESPACES: [&str; 4] = ["silver", "gold", "quarantine", "quality"];
 const CATALOG: &str = "lakehouse";
 /// The schema of bare names; it stays empty.
 const NO_SCHEMA: &str = "none";

@@ -20,7 +20,6 @@ mod failure;
 mod freshness;
 mod inputs;
 mod lineage;
-pub mod memory;
 mod models;
 mod pins;
 mod run;

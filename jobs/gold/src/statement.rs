@@ -161,5 +161,5 @@ fn table_of(state: &SessionState, reference: &TableReference) -> Result<Option<T
         return Ok(Some(TableRef::new(schema, name)));
     }
     let shown = reference.to_string();
-    Err(SqlError::Invalid(format!("table {shown} does not exist: write silver.NAME, gold.NAME or quarantine.NAME")))
+    Err(SqlError::Invalid(format!("table {shown} does not exist: write silver.NAME, gold.NAME, quarantine.NAME or quality.NAME")))
 }

@@ -6,6 +6,9 @@
 //! the very metadata that it is about to replace. After a lost answer the loop reads the table to learn whether the commit happened; files that
 //! a snapshot may reference are never deleted.
 //!
+//! A snapshot can be added to a branch instead ([`Plan::branch`]), looked at there, and become the current one by a later commit
+//! ([`Plan::publish`]) that writes nothing but metadata.
+//!
 //! For maintenance, [`expirable`] says which snapshots may go, [`Plan::expired`] takes them out in such a commit, and [`references`] names every
 //! object that a table still needs.
 //!
@@ -30,7 +33,7 @@ pub use io::ObjectStoreIo;
 pub use live::{LiveFile, live_files};
 pub use plan::Plan;
 pub use references::{References, files_of_snapshots, references};
-pub use retention::{Retention, expirable};
+pub use retention::{Retention, branches, expirable};
 pub use snapshot::manifest_counts;
 
 /// Result of this crate.

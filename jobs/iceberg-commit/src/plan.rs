@@ -23,8 +23,15 @@ pub struct Plan {
     pub schema: Option<Schema>,
     /// New default sort order, by the ids of the schema after the change.
     pub sort_order: Option<SortOrder>,
-    /// Whether to add a snapshot. Without one, only properties, schema and sort order change.
+    /// Whether to add a snapshot. Without one, only properties, schema, sort order and references change.
     pub snapshot: bool,
+    /// The branch that the snapshot becomes the head of, made where it is absent; none: `main`, which is what readers see. Its parent is the
+    /// current snapshot of `main` all the same.
+    pub branch: Option<String>,
+    /// A snapshot that is in the metadata and that `main` moves to. The planner must have looked that its parent is what `main` has.
+    pub publish: Option<i64>,
+    /// Branches that end; one that is absent is fine.
+    pub removed_branches: Vec<String>,
     /// Whether all small manifests are merged into one, however few they are; otherwise they are once they are many.
     pub merge_manifests: bool,
     /// Snapshots to forget, as [`crate::expirable`] found them in the attempt's metadata.
@@ -46,13 +53,16 @@ impl Plan {
             schema: None,
             sort_order: None,
             snapshot: true,
+            branch: None,
+            publish: None,
+            removed_branches: Vec::new(),
             merge_manifests: false,
             expired: Vec::new(),
             scratch: Vec::new(),
         }
     }
 
-    /// An empty change of properties, schema and sort order, without a snapshot.
+    /// An empty change of properties, schema, sort order and references, without a snapshot.
     pub fn metadata_only() -> Self {
         Self { snapshot: false, ..Self::new(Operation::Append) }
     }

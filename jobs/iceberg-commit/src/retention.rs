@@ -2,7 +2,7 @@
 
 use crate::error::show;
 use crate::{CommitError, Result};
-use iceberg::spec::{SnapshotReference, TableMetadata};
+use iceberg::spec::{MAIN_BRANCH, SnapshotReference, TableMetadata};
 use iceberg::table::Table;
 use std::collections::{HashMap, HashSet};
 
@@ -19,13 +19,14 @@ pub struct Retention {
 ///
 /// What counts is not when a snapshot was made but when the next one took its place: a table that nobody wrote to for a month, and a reader
 /// that pinned its current snapshot an hour ago, have that snapshot for the whole time after it was superseded. The head of every branch and
-/// every tagged snapshot stay. A snapshot on no branch counts as superseded when it was made.
+/// every tagged snapshot stay, but for the branches `ended`, which the same commit removes. A snapshot on no branch counts as superseded when
+/// it was made.
 ///
 /// # Errors
 /// [`CommitError::Iceberg`] when the metadata's references cannot be read.
-pub fn expirable(table: &Table, retention: Retention) -> Result<Vec<i64>> {
+pub fn expirable(table: &Table, retention: Retention, ended: &[String]) -> Result<Vec<i64>> {
     let metadata = table.metadata();
-    let heads = heads(table)?;
+    let heads = heads(table, ended)?;
     let mut kept: HashSet<i64> = metadata.current_snapshot_id().into_iter().collect();
     let mut on_branch = HashSet::new();
     for (head, is_branch) in heads.into_iter().chain(metadata.current_snapshot_id().map(|id| (id, true))) {
@@ -60,8 +61,24 @@ fn keep_of_branch(metadata: &TableMetadata, head: i64, retention: Retention, kep
     }
 }
 
-/// The snapshots that branches (true) and tags refer to.
-fn heads(table: &Table) -> Result<Vec<(i64, bool)>> {
+/// The snapshots that branches (true) and tags refer to, without those `ended`.
+fn heads(table: &Table, ended: &[String]) -> Result<Vec<(i64, bool)>> {
+    let named = named(table)?.into_iter().filter(|(name, _)| !ended.contains(name));
+    Ok(named.map(|(_, reference)| (reference.snapshot_id, reference.is_branch())).collect())
+}
+
+/// The branches of a table beside `main`, each with its head, ordered by name.
+///
+/// # Errors
+/// [`CommitError::Iceberg`] when the metadata's references cannot be read.
+pub fn branches(table: &Table) -> Result<Vec<(String, i64)>> {
+    let named = named(table)?.into_iter().filter(|(name, reference)| name != MAIN_BRANCH && reference.is_branch());
+    let mut branches: Vec<_> = named.map(|(name, reference)| (name, reference.snapshot_id)).collect();
+    branches.sort();
+    Ok(branches)
+}
+
+fn named(table: &Table) -> Result<HashMap<String, SnapshotReference>> {
     // The crate keeps the references to itself, but writes them as the specification says.
     let unreadable = |error: &dyn std::fmt::Display| {
         let text = format!("the references of table {} cannot be read: {error}", show(table.identifier()));
@@ -70,5 +87,5 @@ fn heads(table: &Table) -> Result<Vec<(i64, bool)>> {
     let mut whole = serde_json::to_value(table.metadata()).map_err(|error| unreadable(&error))?;
     let references = whole.get_mut("refs").map(serde_json::Value::take).unwrap_or_default();
     let references: Option<HashMap<String, SnapshotReference>> = serde_json::from_value(references).map_err(|error| unreadable(&error))?;
-    Ok(references.unwrap_or_default().values().map(|reference| (reference.snapshot_id, reference.is_branch())).collect())
+    Ok(references.unwrap_or_default())
 }

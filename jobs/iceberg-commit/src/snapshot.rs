@@ -48,16 +48,19 @@ pub(crate) async fn prepare(base: &Table, snapshot_id: i64, plan: Plan) -> Resul
         updates.push(TableUpdate::SetProperties { updates: plan.properties.clone() });
     }
     let with_snapshot = plan.snapshot;
+    let branch = plan.branch.clone().unwrap_or_else(|| MAIN_BRANCH.to_owned());
+    let publish = plan.publish;
     let forgotten = forget(base.metadata(), &plan.expired);
+    updates.extend(plan.removed_branches.iter().map(|branch| TableUpdate::RemoveSnapshotRef { ref_name: branch.clone() }));
     if with_snapshot {
         let mut producer = Producer { table: base, snapshot_id, commit: Uuid::new_v4(), manifests: 0, written: Vec::new() };
         let snapshot = producer.snapshot(plan).await?;
         written = producer.written;
         updates.push(TableUpdate::AddSnapshot { snapshot });
-        updates.push(TableUpdate::SetSnapshotRef {
-            ref_name: MAIN_BRANCH.to_owned(),
-            reference: SnapshotReference::new(snapshot_id, SnapshotRetention::branch(None, None, None)),
-        });
+        updates.push(head(&branch, snapshot_id));
+    }
+    if let Some(published) = publish {
+        updates.push(head(MAIN_BRANCH, published));
     }
     updates.extend(forgotten);
     let from = base.metadata_location().map(str::to_owned);
@@ -75,6 +78,14 @@ pub(crate) async fn prepare(base: &Table, snapshot_id: i64, plan: Plan) -> Resul
     let location = location.to_string();
     written.push(location.clone());
     Ok(Prepared { metadata, location, snapshot_id: with_snapshot.then_some(snapshot_id), written })
+}
+
+/// The update that makes a snapshot the head of a branch.
+fn head(branch: &str, snapshot_id: i64) -> TableUpdate {
+    TableUpdate::SetSnapshotRef {
+        ref_name: branch.to_owned(),
+        reference: SnapshotReference::new(snapshot_id, SnapshotRetention::branch(None, None, None)),
+    }
 }
 
 /// The updates that take snapshots, with their statistics, out of the metadata.

@@ -5,10 +5,12 @@
 
 mod bronze;
 
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use iceberg_commit::CommitError;
 use lakehouse_api::pipeline;
-use lakehouse_contract::{Progress, Reason, StageFailure, StageFuture, StageOutcome, StageSpec, TableRef, TableReport, Work};
+use lakehouse_contract::{Progress, Reason, SHARED_OWNER, StageFailure, StageFuture, StageOutcome, StageSpec, TableRef, TableReport, Work};
 use lakehouse_shell::storage_failure;
 use lakehouse_storage::Storage;
 use lakehouse_tables::{Compaction, Expiry, Maintained, Maintenance, Orphans, TableError, Tables};
@@ -17,6 +19,10 @@ use crate::bronze::Retention;
 
 /// Name of bronze in the report, where tables have theirs.
 const BRONZE: &str = "bronze";
+/// Namespace of the tables that all pipelines add to.
+const SHARED: &str = "quality";
+/// Shortest time that their snapshots are kept.
+const SHARED_EXPIRY: Duration = Duration::from_secs(24 * 3_600);
 
 /// Maintains the tables of `spec`, and its bronze where the settings say so. A table that does not exist yet is passed over.
 ///
@@ -45,7 +51,13 @@ async fn work(
     let mut failed = None;
     for table in names {
         progress.step(&format!("maintain {table}"), None);
-        match tables.maintain(table, &spec.owner, &maintenance(settings, Utc::now())).await {
+        let mut what = maintenance(settings, Utc::now());
+        let owner = if table.namespace == SHARED { SHARED_OWNER } else { spec.owner.as_str() };
+        if let Some(expiry) = what.expire.as_mut().filter(|_| table.namespace == SHARED) {
+            // Its snapshots tell an attempt that comes again what an earlier one added, whatever this pipeline says of its own tables.
+            expiry.older_than = expiry.older_than.max(SHARED_EXPIRY);
+        }
+        match tables.maintain(table, owner, &what).await {
             Ok(None) => {}
             Ok(Some(done)) => outcome.tables.push(report(table, &done)),
             Err(error) => {

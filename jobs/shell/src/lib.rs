@@ -6,6 +6,7 @@
 mod image;
 mod lineage;
 mod log;
+pub mod memory;
 mod open;
 
 use std::time::Instant;

@@ -11,6 +11,7 @@ use crate::{
     decode::{Raw, decode, value::shorten},
     deduplicate::{Hasher, KeyHashes},
     interval::inside,
+    partners::Partners,
     quarantine::Quarantined,
     rows::Rows,
     schema::TablePlan,
@@ -33,6 +34,8 @@ pub(crate) struct Audited {
     pub(crate) read: u64,
     /// Rows dropped.
     pub(crate) dropped: u64,
+    /// Rows that each row rule looked at, in the rules' order.
+    checked: Vec<u64>,
     /// Rows that broke each row rule, in the rules' order.
     broken: Vec<u64>,
     /// First row that broke each row rule with `otherwise: fail`.
@@ -49,9 +52,11 @@ impl Audited {
         self.quarantined.extend(next.quarantined);
         self.read += next.read;
         self.dropped += next.dropped;
-        self.broken.resize(self.broken.len().max(next.broken.len()), 0);
-        for (sum, more) in self.broken.iter_mut().zip(next.broken) {
-            *sum += more;
+        for (sums, more) in [(&mut self.checked, next.checked), (&mut self.broken, next.broken)] {
+            sums.resize(sums.len().max(more.len()), 0);
+            for (sum, more) in sums.iter_mut().zip(more) {
+                *sum += more;
+            }
         }
         self.broken_example.resize(self.broken_example.len().max(next.broken_example.len()), None);
         for (first, more) in self.broken_example.iter_mut().zip(next.broken_example) {
@@ -66,35 +71,26 @@ impl Audited {
     }
 
     /// The results of the row rules.
-    ///
-    /// # Errors
-    /// `ExpectationFailed` for a rule that says `fail`, with the number of rows and the first of them.
-    pub(crate) fn row_results(&self, plan: &TablePlan) -> Result<Vec<ExpectationResult>, StageFailure> {
-        let mut results = Vec::new();
-        for (index, rule) in plan.expectations.rows.iter().enumerate() {
-            let failed = self.broken.get(index).copied().unwrap_or_default();
-            if failed > 0 && rule.otherwise == Otherwise::Fail {
-                let example = self.broken_example.get(index).cloned().flatten().unwrap_or_default();
-                return Err(StageFailure::new(
-                    Reason::ExpectationFailed,
-                    format!(
-                        "{} expectation {}: `{}` does not hold for {failed} rows; the first is {example}",
-                        plan.table, rule.name, rule.sql
-                    ),
-                ));
-            }
-            results.push(ExpectationResult { name: rule.name.clone(), passed: failed == 0, failed });
-        }
-        if let (failed @ 1.., Some(example)) = &self.outside {
-            return Err(StageFailure::new(
-                Reason::ExpectationFailed,
-                format!(
-                    "{}: {failed} rows lie outside of the interval and write.replaceInterval.outside is fail; the first is {example}",
-                    plan.table
-                ),
-            ));
-        }
-        Ok(results)
+    pub(crate) fn row_results(&self, plan: &TablePlan) -> Vec<ExpectationResult> {
+        let count = |counts: &[u64], index: usize| counts.get(index).copied().unwrap_or_default();
+        let rules = plan.row_rules.iter().enumerate();
+        let results = rules.map(|(index, rule)| {
+            let example = self.broken_example.get(index).cloned().flatten();
+            rule.result(count(&self.checked, index), count(&self.broken, index), example)
+        });
+        results.collect()
+    }
+
+    /// The failure of rows outside of the interval, where the table says `outside: fail`.
+    pub(crate) fn outside_failure(&self, plan: &TablePlan) -> Option<StageFailure> {
+        let (failed @ 1.., Some(example)) = &self.outside else { return None };
+        Some(StageFailure::new(
+            Reason::ExpectationFailed,
+            format!(
+                "{}: {failed} rows lie outside of the interval and write.replaceInterval.outside is fail; the first is {example}",
+                plan.table
+            ),
+        ))
     }
 }
 
@@ -102,11 +98,12 @@ impl Audited {
 ///
 /// # Errors
 /// `CastFailed`, `SqlFailed`, or `Internal`.
-pub(crate) fn audit(plan: &TablePlan, unit: &Unit, facts: RunFacts, hasher: &Hasher) -> Result<Audited, StageFailure> {
+pub(crate) fn audit(plan: &TablePlan, partners: &Partners, unit: &Unit, facts: RunFacts, hasher: &Hasher) -> Result<Audited, StageFailure> {
     let (mut rows, raw) = decode(plan, unit, facts)?;
     let mut audited = Audited { read: rows.read, ..Audited::default() };
-    for rule in &plan.expectations.rows {
-        let holds = rule.holds(&plan.table, &rows.batch)?;
+    for rule in &plan.row_rules {
+        let holds = rule.holds(&plan.table, &rows.batch, partners)?;
+        audited.checked.push(holds.len() as u64);
         let failed = (holds.len() - holds.true_count()) as u64;
         audited.broken.push(failed);
         audited.broken_example.push(None);
@@ -125,7 +122,8 @@ pub(crate) fn audit(plan: &TablePlan, unit: &Unit, facts: RunFacts, hasher: &Has
                 rows.retain(&holds)?;
             }
             Otherwise::Quarantine => {
-                let reason = |_: usize| format!("`{}` does not hold", rule.sql);
+                let batch = rows.batch.clone();
+                let reason = |row: usize| rule.reason(&batch, row);
                 set_aside(&mut rows, unit, &holds, &raw, &rule.name, &reason)?;
             }
         }

@@ -3,12 +3,14 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::array::RecordBatch;
-use datafusion::{prelude::SessionContext, scalar::ScalarValue};
+use datafusion::{catalog::TableProvider, prelude::SessionContext, scalar::ScalarValue};
 use futures::{StreamExt, stream};
 use iceberg_commit::CommitError;
 use lakehouse_contract::{CommitToken, Reason, StageFailure, StageSpec, TableReport};
 use lakehouse_shell::storage_failure;
-use lakehouse_tables::{BatchStream, BoxError, Commit, Committed, Staged, Table, TableDef, TableError, Tables, WriteMode, delta_reason};
+use lakehouse_tables::{
+    Audit, BatchStream, BoxError, Candidate, Commit, Committed, Staged, Table, TableDef, TableError, Tables, WriteMode, delta_reason,
+};
 
 use crate::{
     quarantine::{self, INTERVAL_START, Quarantined},
@@ -41,9 +43,15 @@ pub(crate) fn table_failure(error: &TableError) -> StageFailure {
 
 /// A table's rows, staged: no reader sees them yet.
 pub(crate) struct StagedTable {
-    table: Arc<dyn Table>,
+    pub(crate) table: Arc<dyn Table>,
     staged: Staged,
     commit: Commit,
+}
+
+/// Staged rows and the table as it will be with them; no reader sees either.
+pub(crate) struct AuditedTable {
+    staged: StagedTable,
+    candidate: Candidate,
 }
 
 /// The report of a commit that an earlier attempt or run made.
@@ -94,11 +102,56 @@ pub(crate) async fn stage(
     report: &TableReport,
     threads: usize,
 ) -> Result<StagedTable, StageFailure> {
-    let text = serde_json::to_string(report).map_err(|error| StageFailure::new(Reason::Internal, error))?;
-    let commit =
-        Commit { token: token.0, interval: spec.interval, mode, origin: None, summary: BTreeMap::from([(REPORT.to_owned(), text)]) };
+    let commit = Commit { token: token.0, interval: spec.interval, mode, origin: None, summary: summary(report)? };
     let staged = table.stage(streams(batches, threads), &commit).await.map_err(|error| table_failure(&error))?;
     Ok(StagedTable { table, staged, commit })
+}
+
+fn summary(report: &TableReport) -> Result<BTreeMap<String, String>, StageFailure> {
+    let text = serde_json::to_string(report).map_err(|error| StageFailure::new(Reason::Internal, error))?;
+    Ok(BTreeMap::from([(REPORT.to_owned(), text)]))
+}
+
+/// Prepares a commit in full; the report where the table has it already.
+pub(crate) async fn audit(staged: StagedTable) -> Result<Result<AuditedTable, TableReport>, StageFailure> {
+    let audit = staged.table.audit(&staged.staged, &staged.commit).await.map_err(|error| table_failure(&error))?;
+    Ok(match audit {
+        Audit::Candidate(candidate) => Ok(AuditedTable { staged, candidate }),
+        Audit::Already(committed) => Err(report_of(&staged.table.table().to_string(), &committed)),
+    })
+}
+
+/// What publishing came to.
+pub(crate) enum Published {
+    /// The table has the rows.
+    Done(TableReport),
+    /// The table changed since it was audited: that has to be done again.
+    Changed(StagedTable),
+}
+
+impl AuditedTable {
+    /// The table as it will be.
+    pub(crate) fn provider(&self) -> Arc<dyn TableProvider> {
+        self.candidate.provider()
+    }
+
+    /// Publishes it with the whole report, unless the table is another by now.
+    pub(crate) async fn publish(self, report: &TableReport) -> Result<Published, StageFailure> {
+        let Self { mut staged, candidate } = self;
+        staged.commit.summary = summary(report)?;
+        let published = staged.table.publish(candidate, &staged.commit).await.map_err(|error| table_failure(&error))?;
+        Ok(match published {
+            Some(committed) => Published::Done(completed(report.clone(), &report.name, &committed)),
+            None => Published::Changed(staged),
+        })
+    }
+
+    /// Publishes nothing. The branch that it stays on, if its format has branches.
+    pub(crate) async fn reject(self) -> Option<String> {
+        let branch = self.candidate.branch().map(str::to_owned);
+        self.staged.table.reject(self.candidate, self.staged.staged).await;
+        branch
+    }
 }
 
 /// Stages the quarantined records of a table; none when there is nothing to write and nothing to clear.

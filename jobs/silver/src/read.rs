@@ -16,35 +16,42 @@ use crate::{
     cut::cut,
     decode::html::extracted,
     deduplicate::Hasher,
+    partners::Partners,
     schema::TablePlan,
     unit::{RunFacts, Unit},
 };
 
 type Task<T> = JoinHandle<Result<T, StageFailure>>;
 
+/// A table whose rows are read, with the keys that they refer to.
+pub(crate) struct Reading {
+    pub(crate) plan: Arc<TablePlan>,
+    pub(crate) partners: Arc<Partners>,
+}
+
 /// What all units of a source share.
 struct Work {
-    plans: Vec<Arc<TablePlan>>,
+    readings: Vec<Reading>,
     facts: RunFacts,
     hasher: Hasher,
 }
 
-/// Reads the objects of `source` and audits their records for each of `plans`, which all are made from it.
+/// Reads the objects of `source` and audits their records for each of `readings`, which all are made from it.
 ///
 /// # Errors
 /// The first failure in the order of objects and records; a broken digest fails before anything is written.
 pub(crate) async fn read_source(
     storage: &Storage,
     source: &SourceManifest,
-    plans: Vec<Arc<TablePlan>>,
+    readings: Vec<Reading>,
     facts: RunFacts,
     threads: usize,
     progress: &dyn Progress,
 ) -> Result<Vec<Audited>, StageFailure> {
-    let mut collected: Vec<Audited> = plans.iter().map(|_| Audited::default()).collect();
-    let Some(first) = plans.first() else { return Ok(collected) };
+    let mut collected: Vec<Audited> = readings.iter().map(|_| Audited::default()).collect();
+    let Some(first) = readings.first().map(|reading| reading.plan.clone()) else { return Ok(collected) };
     let (decode, max_record_bytes) = (first.decode.clone(), first.max_record_bytes);
-    let work = Arc::new(Work { plans, facts, hasher: Hasher::default() });
+    let work = Arc::new(Work { readings, facts, hasher: Hasher::default() });
     progress.step(&format!("read {}", source.name), source.objects.iter().map(|object| object.records).sum());
     // One request and one unit are made ahead: beside the rows, memory holds a few units, however large the objects are.
     let (pieces_in, pieces) = mpsc::channel(1);
@@ -71,11 +78,11 @@ pub(crate) async fn read_source(
 }
 
 fn audit_all(work: &Work, unit: Unit) -> Result<Vec<Audited>, StageFailure> {
-    let unit = match work.plans.first().and_then(|plan| plan.rules.as_ref()) {
+    let unit = match work.readings.first().and_then(|reading| reading.plan.rules.as_ref()) {
         Some(rules) => extracted(rules, unit),
         None => unit,
     };
-    work.plans.iter().map(|plan| audit(plan, &unit, work.facts, &work.hasher)).collect()
+    work.readings.iter().map(|reading| audit(&reading.plan, &reading.partners, &unit, work.facts, &work.hasher)).collect()
 }
 
 /// Takes the result of the oldest unit; units are collected in the order of records.

@@ -6,13 +6,14 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use lakehouse_api::pipeline::{CastError, Keep, Outside, SilverTable, TableFormat as ApiFormat, TimeUnit, WriteMode as ApiWrite};
 use lakehouse_contract::{ColumnType, Decode, Reason, ResolvedSilver, StageFailure, TableRef};
 use lakehouse_html::Rules;
+use lakehouse_quality::Rules as Quality;
 use lakehouse_tables::{Declared, PROCESSED_AT, PartitionField, TableDef, TableFormat, WriteMode};
 
 use crate::{
     cast::data_type,
     commit::table_failure,
     decode::{html, record::Pointers, unknown::Unknown},
-    expectations::Expectations,
+    row_rules::{RowRule, row_rules},
 };
 
 /// Namespace of silver tables.
@@ -90,7 +91,12 @@ pub(crate) struct TablePlan {
     pub(crate) schema: SchemaRef,
     pub(crate) deduplicate: Option<DeduplicatePlan>,
     pub(crate) interval: Option<IntervalPlan>,
-    pub(crate) expectations: Expectations,
+    /// Rules about one row, in the order of the definition.
+    pub(crate) row_rules: Vec<RowRule>,
+    /// Rules about more than one row.
+    pub(crate) quality: Quality,
+    /// Names of all rules, in the order of the definition.
+    pub(crate) rule_names: Vec<String>,
     pub(crate) definition: TableDef,
     pub(crate) mode: WriteMode,
     pub(crate) definition_digest: String,
@@ -189,7 +195,8 @@ impl TablePlan {
             },
         };
         definition.validate().map_err(|error| table_failure(&error))?;
-        let expectations = Expectations::new(&table, &silver.expectations, &schema)?;
+        let row_rules = row_rules(&table, &silver.expectations, &schema)?;
+        let quality = Quality::new(&table, &silver.expectations, &schema)?;
         Ok(Self {
             table,
             source: silver.from.clone(),
@@ -204,7 +211,9 @@ impl TablePlan {
             schema,
             deduplicate,
             interval,
-            expectations,
+            row_rules,
+            quality,
+            rule_names: silver.expectations.iter().map(|rule| rule.name.clone()).collect(),
             definition,
             mode,
             definition_digest: resolved.definition_digest.clone(),

@@ -2,6 +2,7 @@
 
 mod definition;
 
+use crate::candidate::{Audit, Candidate, Content};
 use crate::changes::{Changes, changes, stage};
 use crate::compact::without_commit;
 use crate::delta_files::{self, DeltaFile, of_add, to_add};
@@ -227,6 +228,63 @@ impl DeltaTable {
         Ok(Decision::Commit(Box::new(self.publication(&layout, changes, &entry, commit)?)))
     }
 
+    /// The commit of staged rows, decided on the newest version and not sent, and the table as it would be.
+    async fn prepare(&self, staged: &Staged, commit: &Commit) -> Result<(Arc<dyn TableProvider>, u64, Box<Change>), Unprepared> {
+        let state = self.load().await?;
+        let snapshot = state.snapshot.clone();
+        match self.plan(snapshot.clone(), staged, commit).await? {
+            Decision::Nothing => {
+                let found = self.outcome(&snapshot, &commit.token, true).await?;
+                let missing = || TableError::Corrupt {
+                    table: self.table.clone(),
+                    what: "its ledger".to_owned(),
+                    reason: format!("token {} was found and is not in it", commit.token),
+                };
+                Err(Unprepared::Already(Box::new(found.ok_or_else(missing)?)))
+            }
+            Decision::Commit(change) => {
+                let gone: HashSet<&str> = change.remove.iter().map(String::as_str).collect();
+                let files = snapshot.files().filter(|add| !gone.contains(add.path.as_str())).chain(&change.add);
+                let provider = self.provider_of(files, &state)?;
+                Ok((provider, snapshot.version(), change))
+            }
+        }
+    }
+
+    fn provider_of<'a>(&self, adds: impl Iterator<Item = &'a Add>, current: &State) -> Result<Arc<dyn TableProvider>> {
+        let schema = &current.schema;
+        let shown = self.reader_schema(schema)?;
+        let spec = self.spec(current)?;
+        let mut files = Vec::new();
+        for add in adds {
+            let key = self.key(&add.path);
+            let file = of_add(&self.table, add, &self.layer.uri(&key), schema, &spec)?.file;
+            let statistics = Some(Arc::new(delta_files::statistics(&file, schema, &shown)));
+            let partition = delta_files::partition_scalars(&file, &spec, &shown);
+            files.push(DataObject { key, bytes: add.size.unsigned_abs(), statistics, partition });
+        }
+        let partitions = &current.snapshot.metadata().partition_columns;
+        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), shown, partitions, files)?))
+    }
+
+    /// The facts of a commit, as the log has them.
+    fn facts(&self, commit: &Commit) -> Result<String> {
+        serde_json::to_string(&commit.summary).map_err(|error| TableError::Corrupt {
+            table: self.table.clone(),
+            what: "its ledger".to_owned(),
+            reason: error.to_string(),
+        })
+    }
+
+    /// Deletes files that no version refers to.
+    async fn delete(&self, keys: impl Iterator<Item = String>) {
+        for key in keys {
+            if let Err(error) = self.layer.delete(&key).await {
+                tracing::debug!(%error, key, "left a file of a candidate");
+            }
+        }
+    }
+
     /// The files that come and go as one commit of the log, with the token.
     fn publication(&self, layout: &FileLayout, changes: Changes<DeltaFile>, entry: &Entry, commit: &Commit) -> Result<Change> {
         let now = Utc::now().timestamp_millis();
@@ -255,7 +313,7 @@ impl DeltaTable {
             operation: if merge { "MERGE" } else { "WRITE" }.to_owned(),
             parameters,
             metrics,
-            user_metadata: Some(serde_json::to_string(&commit.summary).map_err(corrupt)?),
+            user_metadata: Some(self.facts(commit)?),
             txns: vec![Txn {
                 app_id: format!("{TXN}{}/{}", ledger::interval_start(commit), serde_json::to_string(entry).map_err(corrupt)?),
                 version: entry.snapshot.parse().unwrap_or_default(),
@@ -286,6 +344,18 @@ impl DeltaTable {
                 tracing::debug!(%error, file = file.file_path(), "left a staged file");
             }
         }
+    }
+}
+
+/// Why there is no candidate.
+enum Unprepared {
+    Already(Box<Committed>),
+    Failed(TableError),
+}
+
+impl From<TableError> for Unprepared {
+    fn from(error: TableError) -> Self {
+        Self::Failed(error)
     }
 }
 
@@ -559,6 +629,63 @@ impl Table for DeltaTable {
         })
     }
 
+    async fn audit(&self, staged: &Staged, commit: &Commit) -> Result<Audit> {
+        let lease = lease::acquire(&self.db, &self.table, &commit.token).await?;
+        let outcome = self.prepare(staged, commit).await;
+        match outcome {
+            Ok((provider, version, change)) => {
+                Ok(Audit::Candidate(Candidate { provider, content: Content::Delta { version, change }, lease: Some(lease) }))
+            }
+            Err(Unprepared::Already(committed)) => {
+                lease::release(&self.table, Some(lease)).await;
+                Ok(Audit::Already(*committed))
+            }
+            Err(Unprepared::Failed(error)) => {
+                lease::release(&self.table, Some(lease)).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn publish(&self, candidate: Candidate, commit: &Commit) -> Result<Option<Committed>> {
+        let Candidate { content, lease, .. } = candidate;
+        let Content::Delta { version, mut change } = content else {
+            return Err(TableError::Task { table: self.table.clone(), reason: "a candidate of another format".to_owned() });
+        };
+        change.user_metadata = Some(self.facts(commit)?);
+        let outcome = self
+            .log
+            .commit(|snapshot| {
+                let (lease, change) = (&lease, &change);
+                async move {
+                    if let Some(lease) = lease {
+                        lease.ensure_held().map_err(TableError::from)?;
+                    }
+                    // Its files are those of one version; on any other the rows would not be those that were looked at.
+                    let same = snapshot.version() == version;
+                    Ok::<_, Stop>(if same { Decision::Commit(change.clone()) } else { Decision::Nothing })
+                }
+            })
+            .await;
+        lease::release(&self.table, lease).await;
+        let outcome = outcome.map_err(|stop| self.stopped(stop))?;
+        if !outcome.committed {
+            self.delete(change.scratch.iter().map(|path| self.key(path))).await;
+        }
+        self.outcome(&outcome.snapshot, &commit.token, !outcome.committed).await
+    }
+
+    async fn reject(&self, candidate: Candidate, staged: Staged) {
+        self.discard(&staged).await;
+        if let Content::Delta { change, .. } = &candidate.content {
+            self.delete(change.scratch.iter().map(|path| self.key(path))).await;
+            // A merge writes its rows when it is decided.
+            self.delete(change.add.iter().filter(|_| matches!(staged.content, StagedContent::Merge { .. })).map(|add| self.key(&add.path)))
+                .await;
+        }
+        lease::release(&self.table, candidate.lease).await;
+    }
+
     async fn provider(&self, at: Option<&str>) -> Result<Arc<dyn TableProvider>> {
         let current = self.load().await?;
         let snapshot = match at {
@@ -571,18 +698,7 @@ impl Table for DeltaTable {
                 }
             }
         };
-        let shown = self.reader_schema(&current.schema)?;
-        let spec = self.spec(&current)?;
-        let mut files = Vec::new();
-        for add in snapshot.files() {
-            let key = self.key(&add.path);
-            let file = of_add(&self.table, add, &self.layer.uri(&key), &current.schema, &spec)?.file;
-            let statistics = Some(Arc::new(delta_files::statistics(&file, &current.schema, &shown)));
-            let partition = delta_files::partition_scalars(&file, &spec, &shown);
-            files.push(DataObject { key, bytes: add.size.unsigned_abs(), statistics, partition });
-        }
-        let partitions = &current.snapshot.metadata().partition_columns;
-        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), shown, partitions, files)?))
+        self.provider_of(snapshot.files(), &current)
     }
 
     async fn snapshot(&self) -> Result<Option<String>> {

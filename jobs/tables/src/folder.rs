@@ -2,7 +2,10 @@
 
 use lakehouse_contract::TableRef;
 
-/// Folder of a table inside its layer. The quarantine has a folder of its own that listing readers skip.
+/// Folder of a table inside its layer. Quarantine and quality have folders of their own that listing readers skip.
 pub(crate) fn folder_of(table: &TableRef) -> String {
-    if table.namespace == "quarantine" { format!("_quarantine/{}", table.name) } else { table.name.clone() }
+    match table.namespace.as_str() {
+        "quarantine" | "quality" => format!("_{}/{}", table.namespace, table.name),
+        _ => table.name.clone(),
+    }
 }

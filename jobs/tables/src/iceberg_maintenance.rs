@@ -1,5 +1,6 @@
 //! Maintenance of an Iceberg table: compaction, expiry of snapshots, removal of files that nothing refers to.
 
+use crate::candidate::BRANCH;
 use crate::compact::{GroupRows, concatenated, groups, rewrite};
 use crate::iceberg_table::IcebergTable;
 use crate::live::IcebergFile;
@@ -9,8 +10,8 @@ use crate::{Result, TableError, WriteMode, lease, segments};
 use iceberg::spec::{DataFile, Operation, Struct};
 use iceberg::table::Table;
 use iceberg_commit::{
-    Attempt, CommitError, Decision, LiveFile, Outcome, Plan, Retention, expirable, files_of_snapshots, live_files, manifest_counts,
-    references,
+    Attempt, CommitError, Decision, LiveFile, Outcome, Plan, Retention, branches, expirable, files_of_snapshots, live_files,
+    manifest_counts, references,
 };
 use lakehouse_storage::{LayerStore, Lease, ObjectEntry};
 use std::collections::{HashMap, HashSet};
@@ -197,12 +198,17 @@ impl IcebergTable {
             .commit(&self.table.namespace, &self.table.name, |attempt: Attempt| {
                 let forgotten = &forgotten;
                 async move {
-                    let expired = expirable(&attempt.table, retention)?;
-                    if expired.is_empty() {
+                    let rejected = rejected(&attempt.table, retention.superseded_before_ms)?;
+                    let expired = expirable(&attempt.table, retention, &rejected)?;
+                    if expired.is_empty() && rejected.is_empty() {
                         return Ok::<_, TableError>(Decision::Nothing);
                     }
                     let mut plan = Plan::metadata_only();
                     plan.expired.clone_from(&expired);
+                    plan.removed_branches = rejected;
+                    let properties = attempt.table.metadata().properties();
+                    let facts = expired.iter().map(|id| ledger::facts_key(*id)).filter(|key| properties.contains_key(key));
+                    plan.removed_properties.extend(facts);
                     *forgotten.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some((attempt.table, expired));
                     Ok(Decision::Commit(Box::new(plan)))
                 }
@@ -305,6 +311,13 @@ async fn decide(attempt: &Attempt, rewritten: &[Rewritten], same: bool, progress
     let nothing = fitting.is_empty();
     set(fitting);
     Ok(if nothing { Decision::Nothing } else { Decision::Commit(Box::new(plan)) })
+}
+
+/// The branches of candidates that were rejected, or left by a writer that died, before a time in milliseconds since 1970.
+fn rejected(table: &Table, before_ms: i64) -> Result<Vec<String>> {
+    let made = |id: i64| table.metadata().snapshot_by_id(id).map_or(i64::MIN, |snapshot| snapshot.timestamp_ms());
+    let branches = branches(table)?.into_iter();
+    Ok(branches.filter(|(name, head)| name.starts_with(BRANCH) && made(*head) < before_ms).map(|(name, _)| name).collect())
 }
 
 /// A change that keeps the rows as they are.

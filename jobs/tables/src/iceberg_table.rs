@@ -1,10 +1,11 @@
 //! Iceberg tables: created or checked by a definition, written by snapshots that carry their commit token.
 
+use crate::candidate::{Audit, Candidate, Content, branch_of};
 use crate::changes::{changes, stage};
 use crate::definition::TableDef;
 use crate::evolution::{self, Evolution, Planned};
 use crate::folder::folder_of;
-use crate::ledger;
+use crate::ledger::{self, Entry};
 use crate::live::IcebergFiles;
 use crate::provider::IcebergProvider;
 use crate::segments;
@@ -20,8 +21,8 @@ use iceberg_commit::{Attempt, COMMIT_TOKEN, Decision, NewTable, Outcome, Plan, S
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, LayerStore};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use uuid::Uuid;
 
 /// Property with the owner, `namespace/name` of a pipeline.
@@ -141,7 +142,12 @@ impl IcebergTable {
     }
 
     fn layout(&self, table: &iceberg::table::Table, commit: &Commit) -> Result<Arc<FileLayout>> {
-        let token: String = commit.token.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
+        self.layout_of(table, &commit.token)
+    }
+
+    /// The layout of the files of one token.
+    pub(crate) fn layout_of(&self, table: &iceberg::table::Table, token: &str) -> Result<Arc<FileLayout>> {
+        let token: String = token.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
         self.layout_with(table, format!("{token}-{}", Uuid::new_v4().simple()))
     }
 
@@ -166,8 +172,8 @@ impl IcebergTable {
         }))
     }
 
-    /// Decides what this attempt commits, from the metadata that it will replace.
-    async fn plan(&self, attempt: &Attempt, staged: &Staged, commit: &Commit) -> Result<Option<Plan>> {
+    /// Decides what this attempt commits, from the metadata that it will replace, and what the ledger is to keep of it.
+    async fn plan(&self, attempt: &Attempt, staged: &Staged, commit: &Commit) -> Result<Option<(Plan, Entry)>> {
         let table = &attempt.table;
         let latest = ledger::of_interval(&self.table, table.metadata().properties(), commit)?;
         if latest.as_ref().is_some_and(|entry| entry.token == commit.token) {
@@ -183,15 +189,38 @@ impl IcebergTable {
         plan.added = changes.added;
         plan.removed = changes.removed.into_iter().map(|file| file.0).collect();
         plan.scratch = changes.scratch;
-        let text = serde_json::to_string(&entry).map_err(|error| TableError::Corrupt {
+        plan.summary.insert(COMMIT_TOKEN.to_owned(), commit.token.clone());
+        plan.summary.insert("lakehouse.interval-start".to_owned(), ledger::interval_start(commit));
+        Ok(Some((plan, entry)))
+    }
+
+    /// A value as the text of a property.
+    fn property(&self, value: &impl serde::Serialize) -> Result<String> {
+        serde_json::to_string(value).map_err(|error| TableError::Corrupt {
             table: self.table.clone(),
             what: "its ledger".to_owned(),
             reason: error.to_string(),
-        })?;
-        plan.properties.insert(ledger::key(commit), text);
-        plan.summary.extend(ledger::facts_to_summary(&commit.summary));
-        plan.summary.insert(COMMIT_TOKEN.to_owned(), commit.token.clone());
-        plan.summary.insert("lakehouse.interval-start".to_owned(), ledger::interval_start(commit));
+        })
+    }
+
+    /// What this attempt publishes of a candidate; none when the table has the token, or is not what the candidate was made from.
+    fn publication(&self, attempt: &Attempt, content: &Content, commit: &Commit) -> Result<Option<Plan>> {
+        let Content::Iceberg { branch, snapshot_id, parent, schema_id, entry } = content else { return Ok(None) };
+        let metadata = attempt.table.metadata();
+        let latest = ledger::of_interval(&self.table, metadata.properties(), commit)?;
+        let done = latest.is_some_and(|entry| entry.token == commit.token);
+        let same = metadata.current_snapshot_id() == *parent && metadata.current_schema_id() == *schema_id;
+        if done || !same || metadata.snapshot_by_id(*snapshot_id).is_none() {
+            return Ok(None);
+        }
+        let mut plan = Plan::metadata_only();
+        plan.publish = Some(*snapshot_id);
+        plan.removed_branches.push(branch.clone());
+        plan.properties.insert(ledger::key(commit), self.property(entry)?);
+        if !commit.summary.is_empty() {
+            // The snapshot was written before its facts were known in full. They go with it, see `ledger::facts_key`.
+            plan.properties.insert(ledger::facts_key(*snapshot_id), self.property(&commit.summary)?);
+        }
         Ok(Some(plan))
     }
 
@@ -205,11 +234,23 @@ impl IcebergTable {
         }
     }
 
+    /// What the table says of a commit that is surely in it.
+    fn committed(&self, table: &iceberg::table::Table, commit: &Commit, already: bool) -> Result<Committed> {
+        self.outcome(table, &commit.token, already)?.ok_or_else(|| TableError::Corrupt {
+            table: self.table.clone(),
+            what: "its ledger".to_owned(),
+            reason: format!("token {} was committed and is not in it", commit.token),
+        })
+    }
+
     fn outcome(&self, table: &iceberg::table::Table, token: &str, already: bool) -> Result<Option<Committed>> {
         let Some(entry) = ledger::of_token(&self.table, table.metadata().properties(), token)? else { return Ok(None) };
         let id = entry.snapshot.parse::<i64>().ok();
         let snapshot = id.and_then(|id| table.metadata().snapshot_by_id(id));
-        let facts = snapshot.map_or_else(BTreeMap::new, |found| ledger::facts_from_summary(&found.summary().additional_properties));
+        let mut facts = snapshot.map_or_else(BTreeMap::new, |found| ledger::facts_from_summary(&found.summary().additional_properties));
+        if let Some(id) = id.filter(|_| snapshot.is_some()) {
+            facts.extend(ledger::facts_of_snapshot(&self.table, table.metadata().properties(), id)?);
+        }
         Ok(Some(entry.committed(facts, already)))
     }
 }
@@ -255,7 +296,9 @@ impl Table for IcebergTable {
                     }
                     Ok::<_, TableError>(match self.plan(&attempt, staged, commit).await? {
                         None => Decision::Nothing,
-                        Some(plan) => {
+                        Some((mut plan, entry)) => {
+                            plan.properties.insert(ledger::key(commit), self.property(&entry)?);
+                            plan.summary.extend(ledger::facts_to_summary(&commit.summary));
                             offered.store(true, Ordering::Release);
                             Decision::Commit(Box::new(plan))
                         }
@@ -274,11 +317,84 @@ impl Table for IcebergTable {
                 (table, true)
             }
         };
-        self.outcome(&table, &commit.token, already)?.ok_or_else(|| TableError::Corrupt {
-            table: self.table.clone(),
-            what: "its ledger".to_owned(),
-            reason: format!("token {} was committed and is not in it", commit.token),
-        })
+        self.committed(&table, commit, already)
+    }
+
+    async fn audit(&self, staged: &Staged, commit: &Commit) -> Result<Audit> {
+        let lease = lease::acquire(&self.db, &self.table, &commit.token).await?;
+        let branch = branch_of(commit);
+        let made: Mutex<Option<(Option<i64>, Entry)>> = Mutex::new(None);
+        let outcome = self
+            .catalog
+            .commit(&self.table.namespace, &self.table.name, |attempt: Attempt| {
+                let (lease, branch, made) = (&lease, &branch, &made);
+                async move {
+                    lease.ensure_held()?;
+                    Ok::<_, TableError>(match self.plan(&attempt, staged, commit).await? {
+                        None => Decision::Nothing,
+                        Some((mut plan, entry)) => {
+                            plan.branch = Some(branch.clone());
+                            let parent = attempt.table.metadata().current_snapshot_id();
+                            *made.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = Some((parent, entry));
+                            Decision::Commit(Box::new(plan))
+                        }
+                    })
+                }
+            })
+            .await;
+        let made = made.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let (table, snapshot_id) = match outcome {
+            Ok(Outcome::Committed { table, snapshot_id }) => (table, snapshot_id),
+            Ok(Outcome::Nothing(table)) => {
+                lease::release(&self.table, Some(lease)).await;
+                return self.committed(&table, commit, true).map(Audit::Already);
+            }
+            Err(error) => {
+                lease::release(&self.table, Some(lease)).await;
+                return Err(error);
+            }
+        };
+        let (Some((parent, entry)), Some(snapshot_id)) = (made, snapshot_id) else {
+            return Err(TableError::Task { table: self.table.clone(), reason: "an audit ended without a candidate".to_owned() });
+        };
+        let schema_id = table.metadata().current_schema_id();
+        let provider = Arc::new(IcebergProvider::new(&self.table, table, Some(snapshot_id))?);
+        Ok(Audit::Candidate(Candidate {
+            provider,
+            content: Content::Iceberg { branch, snapshot_id, parent, schema_id, entry },
+            lease: Some(lease),
+        }))
+    }
+
+    async fn publish(&self, candidate: Candidate, commit: &Commit) -> Result<Option<Committed>> {
+        let Candidate { content, lease, .. } = candidate;
+        let outcome = self
+            .catalog
+            .commit(&self.table.namespace, &self.table.name, |attempt: Attempt| {
+                let (content, lease) = (&content, &lease);
+                async move {
+                    if let Some(lease) = lease {
+                        lease.ensure_held()?;
+                    }
+                    let plan = self.publication(&attempt, content, commit)?;
+                    Ok::<_, TableError>(plan.map_or(Decision::Nothing, |plan| Decision::Commit(Box::new(plan))))
+                }
+            })
+            .await;
+        lease::release(&self.table, lease).await;
+        match outcome? {
+            Outcome::Committed { table, .. } => self.committed(&table, commit, false).map(Some),
+            Outcome::Nothing(table) => {
+                // Published by another attempt, or by an earlier try of this one whose answer was lost.
+                let ours = matches!(&content, Content::Iceberg { snapshot_id, .. } if table.metadata().current_snapshot_id() == Some(*snapshot_id));
+                self.outcome(&table, &commit.token, !ours)
+            }
+        }
+    }
+
+    async fn reject(&self, candidate: Candidate, _staged: Staged) {
+        // The branch has the files; the next candidate of the interval, or maintenance, ends it.
+        lease::release(&self.table, candidate.lease).await;
     }
 
     async fn provider(&self, at: Option<&str>) -> Result<Arc<dyn TableProvider>> {
@@ -286,7 +402,9 @@ impl Table for IcebergTable {
         let snapshot = match at {
             None => None,
             Some(text) => {
-                let known = text.parse::<i64>().ok().filter(|id| table.metadata().snapshot_by_id(*id).is_some());
+                let metadata = table.metadata();
+                let by_id = text.parse::<i64>().ok().filter(|id| metadata.snapshot_by_id(*id).is_some());
+                let known = by_id.or_else(|| metadata.snapshot_for_ref(text).map(|snapshot| snapshot.snapshot_id()));
                 Some(known.ok_or_else(|| TableError::NoSuchSnapshot { table: self.table.clone(), snapshot: text.to_owned() })?)
             }
         };

@@ -11,6 +11,9 @@ const PREFIX: &str = "lakehouse.commit.";
 /// Prefix of the facts of a commit in its snapshot's summary.
 const FACT_PREFIX: &str = "lakehouse.fact.";
 
+/// Prefix of the properties with the facts of a published candidate; the identifier of its snapshot follows.
+const SNAPSHOT_FACTS: &str = "lakehouse.facts.";
+
 /// The latest commit of one interval.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
@@ -136,4 +139,20 @@ pub(crate) fn facts_to_summary(facts: &BTreeMap<String, String>) -> impl Iterato
 pub(crate) fn facts_from_summary(summary: &HashMap<String, String>) -> BTreeMap<String, String> {
     let facts = summary.iter().filter_map(|(key, value)| Some((key.strip_prefix(FACT_PREFIX)?.to_owned(), value.clone())));
     facts.collect()
+}
+
+/// Property with the facts of a published candidate: its snapshot was written before they were known. Removed when the snapshot expires.
+pub(crate) fn facts_key(snapshot: i64) -> String {
+    format!("{SNAPSHOT_FACTS}{snapshot}")
+}
+
+/// The facts of a published candidate.
+pub(crate) fn facts_of_snapshot(table: &TableRef, properties: &HashMap<String, String>, snapshot: i64) -> Result<BTreeMap<String, String>> {
+    let key = facts_key(snapshot);
+    let Some(text) = properties.get(&key) else { return Ok(BTreeMap::new()) };
+    serde_json::from_str(text).map_err(|error| TableError::Corrupt {
+        table: table.clone(),
+        what: format!("property {key}"),
+        reason: error.to_string(),
+    })
 }

@@ -11,7 +11,11 @@
 //!     table.commit(staged, &commit).await?;              // all or nothing, once
 //! }
 //! ```
+//!
+//! Where rows must be looked at in the table that they will make, [`Table::audit`] stands between the two, and [`Table::publish`] or
+//! [`Table::reject`] in the place of the commit.
 
+mod candidate;
 mod changes;
 mod compact;
 mod conform;
@@ -39,6 +43,7 @@ mod parquet_provider;
 mod parquet_table;
 mod partitions;
 mod provider;
+mod record;
 mod registry;
 mod replace;
 mod rows;
@@ -48,6 +53,7 @@ mod table;
 mod tables;
 mod writer;
 
+pub use candidate::{Audit, Candidate};
 pub use conform::conform;
 pub use definition::{InvalidPartitionField, PartitionField, TableDef, TableFormat, Transform};
 pub use error::{TableError, delta_reason};

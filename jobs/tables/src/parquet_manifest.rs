@@ -1,7 +1,7 @@
 //! The manifest of a plain Parquet table: one JSON object per generation, put conditionally, which is the commit point.
 
 use crate::ledger::Entry;
-use crate::{Result, TableError};
+use crate::{Committed, Result, TableError};
 use chrono::{DateTime, Utc};
 use iceberg::spec::Schema;
 use lakehouse_contract::TableRef;
@@ -52,6 +52,12 @@ pub(crate) struct File {
 pub(crate) struct Recorded {
     pub(crate) entry: Entry,
     pub(crate) facts: BTreeMap<String, String>,
+}
+
+impl Recorded {
+    pub(crate) fn committed(self, already: bool) -> Committed {
+        self.entry.committed(self.facts, already)
+    }
 }
 
 impl Manifest {

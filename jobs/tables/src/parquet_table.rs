@@ -3,6 +3,7 @@
 //! Readers through [`Table::provider`] see whole commits. Readers that list the folder may see a mix during a commit, since replaced files
 //! are deleted right after it. Files carry the interval and the token in their names and lie in `name=value` folders of their partition.
 
+use crate::candidate::{Audit, Candidate, Content};
 use crate::definition::TableDef;
 use crate::evolution::{self, Evolution, Planned};
 use crate::folder::folder_of;
@@ -12,8 +13,8 @@ use crate::replace::IntervalRows;
 use crate::table::StagedContent;
 use crate::writer::{FileLayout, write_streams};
 use crate::{
-    BatchStream, Commit, Committed, IntervalCommit, PartitionField, Result, Staged, Table, TableError, TableFormat, WriteMode, registry,
-    schema,
+    BatchStream, Commit, Committed, IntervalCommit, PartitionField, Result, Staged, Table, TableError, TableFormat, WriteMode, lease,
+    registry, schema,
 };
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -40,19 +41,16 @@ pub(crate) struct ParquetTable {
     pub(crate) table: TableRef,
     pub(crate) layer: LayerStore,
     pub(crate) folder: String,
+    db: CatalogDb,
 }
 
 impl ParquetTable {
-    fn at(layer: &LayerStore, table: &TableRef) -> Self {
-        Self { table: table.clone(), layer: layer.clone(), folder: folder_of(table) }
-    }
-
-    pub(crate) async fn open(_db: &CatalogDb, layer: &LayerStore, table: &TableRef) -> Result<Self> {
-        Ok(Self::at(layer, table))
+    pub(crate) async fn open(db: &CatalogDb, layer: &LayerStore, table: &TableRef) -> Result<Self> {
+        Ok(Self { table: table.clone(), layer: layer.clone(), folder: folder_of(table), db: db.clone() })
     }
 
     pub(crate) async fn ensure(db: &CatalogDb, layer: &LayerStore, definition: &TableDef) -> Result<Self> {
-        let this = Self::at(layer, &definition.table);
+        let this = Self::open(db, layer, &definition.table).await?;
         if manifest::newest(layer, &this.table, &this.folder).await?.is_none() {
             let mut first = Manifest::new(&this.table, &definition.owner, schema::to_iceberg(definition)?);
             first.partition_by = definition.partition_by.iter().map(ToString::to_string).collect();
@@ -201,8 +199,11 @@ impl ParquetTable {
     ///
     /// Asked before the commit: what others stage after it must stay, and what they staged before it they refuse to commit.
     async fn stale(&self, files: &[DataFile], commit: &Commit) -> Vec<String> {
-        let stem = stem_of(commit);
         let own = self.keys(files);
+        self.stale_but(|key| own.iter().any(|own| own == key), &stem_of(commit)).await
+    }
+
+    async fn stale_but(&self, own: impl Fn(&str) -> bool, stem: &str) -> Vec<String> {
         match self.layer.list(&self.folder).await {
             Err(error) => {
                 tracing::warn!(table = %self.table, %error, "cannot look for files of dead attempts");
@@ -212,7 +213,7 @@ impl ParquetTable {
                 let keys = objects.into_iter().map(|object| object.key);
                 keys.filter(|key| {
                     let name = key.rsplit_once('/').map_or(key.as_str(), |(_, name)| name);
-                    name.starts_with(&stem) && name.ends_with(".parquet") && !own.contains(key)
+                    name.starts_with(stem) && name.ends_with(".parquet") && !own(key)
                 })
                 .collect()
             }
@@ -230,6 +231,23 @@ impl ParquetTable {
                 tracing::warn!(table = %self.table, %error, "a replaced file was not deleted");
             }
         }
+    }
+
+    /// What the ledger has of the commit's interval.
+    fn recorded(&self, current: &Manifest, commit: &Commit) -> Result<Recorded> {
+        let recorded = current.ledger.get(&ledger::interval_start(commit)).cloned();
+        recorded.ok_or_else(|| self.corrupt("its ledger lost an entry".to_owned()))
+    }
+
+    fn provider_of(&self, shown: &Manifest) -> Result<Arc<dyn TableProvider>> {
+        let schema = schema::reader_schema(schema::file_schema(&self.table, &shown.schema)?.as_ref());
+        let files = shown.files.iter().map(|file| DataObject {
+            key: file.key.clone(),
+            bytes: file.bytes,
+            statistics: None,
+            partition: HashMap::new(),
+        });
+        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), schema, &[], files.collect())?))
     }
 
     fn keys(&self, files: &[DataFile]) -> Vec<String> {
@@ -321,9 +339,82 @@ impl Table for ParquetTable {
         Err(TableError::Conflict { table: self.table.clone(), attempts: ATTEMPTS })
     }
 
+    async fn audit(&self, staged: &Staged, commit: &Commit) -> Result<Audit> {
+        let StagedContent::Files(files) = &staged.content else {
+            return Err(TableError::Unsupported { table: self.table.clone(), format: FORMAT, operation: "merge" });
+        };
+        let lease = lease::acquire(&self.db, &self.table, &commit.token).await?;
+        let prepared = async {
+            let current = self.load().await?;
+            let Some(next) = self.next(current.clone(), files, staged.rows, commit)? else {
+                return Ok(Err(self.recorded(&current, commit)?.committed(true)));
+            };
+            if latest(&current, commit) != staged.onto {
+                return Err(TableError::Conflict { table: self.table.clone(), attempts: 1 });
+            }
+            let provider = self.provider_of(&next)?;
+            Ok(Ok((provider, next)))
+        };
+        match prepared.await {
+            Ok(Ok((provider, next))) => {
+                Ok(Audit::Candidate(Candidate { provider, content: Content::Parquet { next: Box::new(next) }, lease: Some(lease) }))
+            }
+            Ok(Err(already)) => {
+                lease::release(&self.table, Some(lease)).await;
+                Ok(Audit::Already(already))
+            }
+            Err(error) => {
+                lease::release(&self.table, Some(lease)).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn publish(&self, candidate: Candidate, commit: &Commit) -> Result<Option<Committed>> {
+        let Candidate { content, lease, .. } = candidate;
+        let published = async {
+            let Content::Parquet { mut next } = content else {
+                return Err(TableError::Task { table: self.table.clone(), reason: "a candidate of another format".to_owned() });
+            };
+            if let Some(recorded) = next.ledger.get_mut(&ledger::interval_start(commit)) {
+                recorded.facts.clone_from(&commit.summary);
+            }
+            if let Some(lease) = &lease {
+                lease.ensure_held()?;
+            }
+            let added: HashSet<&str> = next.files.iter().map(|file| file.key.as_str()).collect();
+            let current = self.load().await?;
+            if current.generation + 1 != next.generation {
+                let known = current.ledger.get(&ledger::interval_start(commit)).filter(|recorded| recorded.entry.token == commit.token);
+                return Ok(known.cloned().map(|recorded| recorded.committed(true)));
+            }
+            let stem = stem_of(commit);
+            let stale = self.stale_but(|key| added.contains(key), &stem).await;
+            if !manifest::put(&self.layer, &self.folder, &next).await? {
+                return Ok(None);
+            }
+            self.clean(&next, stale).await;
+            Ok(Some(self.recorded(&next, commit)?.committed(false)))
+        };
+        let outcome = published.await;
+        lease::release(&self.table, lease).await;
+        outcome
+    }
+
+    async fn reject(&self, candidate: Candidate, staged: Staged) {
+        if let StagedContent::Files(files) = &staged.content {
+            for key in self.keys(files) {
+                if let Err(error) = self.layer.delete(&key).await {
+                    tracing::debug!(table = %self.table, %error, key, "left a staged file");
+                }
+            }
+        }
+        lease::release(&self.table, candidate.lease).await;
+    }
+
     async fn provider(&self, at: Option<&str>) -> Result<Arc<dyn TableProvider>> {
         let current = self.load().await?;
-        let schema = schema::reader_schema(schema::file_schema(&self.table, &current.schema)?.as_ref());
+        let schema = current.schema.clone();
         let shown = match at {
             None => current,
             Some(text) => {
@@ -334,13 +425,7 @@ impl Table for ParquetTable {
                 found.ok_or_else(|| TableError::NoSuchSnapshot { table: self.table.clone(), snapshot: text.to_owned() })?
             }
         };
-        let files = shown.files.into_iter().map(|file| DataObject {
-            key: file.key,
-            bytes: file.bytes,
-            statistics: None,
-            partition: HashMap::new(),
-        });
-        Ok(Arc::new(ParquetProvider::new(self.layer.clone(), schema, &[], files.collect())?))
+        self.provider_of(&Manifest { schema, ..shown })
     }
 
     async fn snapshot(&self) -> Result<Option<String>> {

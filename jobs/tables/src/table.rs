@@ -1,6 +1,6 @@
 //! The trait of a table, and what goes into and comes out of a commit.
 
-use crate::{Result, TableFormat};
+use crate::{Audit, Candidate, Result, TableFormat};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
@@ -189,7 +189,20 @@ pub trait Table: Send + Sync + std::fmt::Debug {
     /// A commit without rows is recorded too, so that a repetition finds it.
     async fn commit(&self, staged: Staged, commit: &Commit) -> Result<Committed>;
 
-    /// A DataFusion table of the given snapshot, or of the current one, with the current schema, projection and filter pushdown.
+    /// Prepares the commit of staged rows in full, so that [`Candidate::provider`] shows the table as it will be, and publishes nothing.
+    ///
+    /// Waits for the table's lease, which the candidate then holds.
+    async fn audit(&self, staged: &Staged, commit: &Commit) -> Result<Audit>;
+
+    /// Publishes a candidate atomically, with the facts that `commit` has by now. None: the table is not any more what the candidate was made
+    /// from; nothing was published, and the staged rows are to be audited again.
+    async fn publish(&self, candidate: Candidate, commit: &Commit) -> Result<Option<Committed>>;
+
+    /// Gives up a candidate and the rows that were staged for it. An Iceberg candidate stays on its branch, to be looked at, until another
+    /// one of its interval takes its place or maintenance ends the branch.
+    async fn reject(&self, candidate: Candidate, staged: Staged);
+
+    /// A DataFusion table of the given snapshot or branch, or of the current one, with the current schema, projection and filter pushdown.
     ///
     /// # Errors
     /// [`crate::TableError::Definition`] when there is no such snapshot.

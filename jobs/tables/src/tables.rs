@@ -120,6 +120,13 @@ impl Tables {
         })
     }
 
+    /// As [`Self::ensure`], of a definition whose format is Iceberg.
+    pub(crate) async fn ensure_iceberg(&self, definition: &TableDef) -> Result<IcebergTable> {
+        definition.validate()?;
+        self.existing_format(definition).await?;
+        IcebergTable::ensure(&self.catalog, &self.db, self.layer_of(&definition.table)?, definition).await
+    }
+
     /// An existing table, for reading or for writing without a definition.
     pub async fn open_table(&self, table: &TableRef) -> Result<Option<Arc<dyn Table>>> {
         Ok(match self.format_of(table).await? {
@@ -188,15 +195,15 @@ impl Tables {
         Ok(exists.then_some(TableFormat::Iceberg))
     }
 
-    /// Namespaces `silver` and `quarantine` live in the silver layer, `gold` in the gold layer.
+    /// Namespaces `silver`, `quarantine` and `quality` live in the silver layer, `gold` in the gold layer.
     fn layer_of(&self, table: &TableRef) -> Result<&LayerStore> {
         let layer = match table.namespace.as_str() {
-            "silver" | "quarantine" => Layer::Silver,
+            "silver" | "quarantine" | "quality" => Layer::Silver,
             "gold" => Layer::Gold,
             other => {
                 return Err(TableError::Definition {
                     table: table.clone(),
-                    reason: format!("namespace {other} is none of silver, quarantine, gold"),
+                    reason: format!("namespace {other} is none of silver, quarantine, quality, gold"),
                 });
             }
         };

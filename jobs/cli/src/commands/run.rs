@@ -33,7 +33,7 @@ use crate::{
 /// Longest time for one lineage event, in seconds.
 const LINEAGE_SECONDS: u64 = 10;
 /// Longest wait with `--wait`.
-const LONG_WAIT: Duration = Duration::from_secs(24 * 3_600);
+pub(super) const LONG_WAIT: Duration = Duration::from_secs(24 * 3_600);
 
 /// Options of `run`.
 #[derive(Debug, Args)]
@@ -189,6 +189,7 @@ impl Place<'_> {
                 parameters: self.arguments.param.iter().cloned().collect::<BTreeMap<_, _>>(),
                 store: self.location.clone(),
             },
+            replay: None,
             again: asked.again,
             lineage: self.lineage.as_ref(),
             wait: if self.arguments.wait { LONG_WAIT } else { Duration::ZERO },
@@ -281,7 +282,7 @@ fn chosen<'a>(bundle: &'a Bundle, arguments: &RunArguments) -> Result<Vec<&'a La
 }
 
 /// Resolves at the first SIGINT or SIGTERM.
-async fn stopped() {
+pub(super) async fn stopped() {
     use tokio::signal::unix::{SignalKind, signal};
     let term = async {
         match signal(SignalKind::terminate()) {

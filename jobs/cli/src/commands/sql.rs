@@ -1,6 +1,6 @@
 //! `lakehouse sql`: one read-only query over the tables.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef, util::pretty::pretty_format_batches};
 use clap::{Args, ValueEnum};
@@ -9,6 +9,7 @@ use lakehouse_contract::TableRef;
 use lakehouse_gold::{Engine, NAMESPACES, SqlError};
 use lakehouse_tables::Tables;
 
+use super::run::pair;
 use crate::{CliError, place::PlaceArguments, print};
 
 /// Options of `sql`.
@@ -19,6 +20,10 @@ pub struct SqlArguments {
     /// How rows are written.
     #[arg(long, value_enum, default_value_t = Format::Table)]
     format: Format,
+    /// Read a table as of a snapshot (Iceberg), version (Delta) or generation (Parquet), or from an Iceberg branch or tag, such as
+    /// silver.orders=audit-2024-01-02T00:00:00Z; may be given several times.
+    #[arg(long, value_name = "TABLE=SNAPSHOT", value_parser = pair)]
+    at: Vec<(String, String)>,
     #[command(flatten)]
     place: PlaceArguments,
 }
@@ -42,7 +47,11 @@ pub async fn run(arguments: SqlArguments) -> Result<(), CliError> {
     let engine = Engine::new()?;
     let query = engine.parse(&arguments.query)?;
     let tables = arguments.place.tables().await?;
-    register(&engine, &tables, query.tables().iter().cloned().collect(), query.reads_information()).await?;
+    let at: BTreeMap<String, String> = arguments.at.into_iter().collect();
+    if let Some(stranger) = at.keys().find(|name| !query.tables().iter().any(|table| table.to_string() == **name)) {
+        return Err(CliError::Invalid(format!("--at {stranger}: the query does not read this table")));
+    }
+    register(&engine, &tables, query.tables().iter().cloned().collect(), query.reads_information(), &at).await?;
     let stream = engine.stream(&query).await?;
     let schema = stream.schema();
     let batches: Vec<RecordBatch> = stream.map_err(SqlError::from).try_collect().await?;
@@ -55,10 +64,17 @@ pub async fn run(arguments: SqlArguments) -> Result<(), CliError> {
 }
 
 /// Registers the tables that a query reads; all of them where it asks what there is, or where one does not exist, so that an error can list them.
-async fn register(engine: &Engine, tables: &Tables, read: Vec<TableRef>, mut all: bool) -> Result<(), CliError> {
+async fn register(
+    engine: &Engine,
+    tables: &Tables,
+    read: Vec<TableRef>,
+    mut all: bool,
+    at: &BTreeMap<String, String>,
+) -> Result<(), CliError> {
     for table in read {
+        let snapshot = at.get(&table.to_string()).map(String::as_str);
         match tables.open_table(&table).await? {
-            Some(open) => engine.register(&table, open.provider(None).await?)?,
+            Some(open) => engine.register(&table, open.provider(snapshot).await?)?,
             None => all = true,
         }
     }

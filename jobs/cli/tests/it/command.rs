@@ -255,7 +255,7 @@ fn sql_is_drawn_and_refused_in_one_line() {
         ("DROP TABLE silver.sales", "error: InvalidSql: DROP is not allowed: only a query (SELECT) that reads tables is\n"),
         (
             "SELECT * FROM '/etc/passwd'",
-            "error: InvalidSql: table /etc/passwd does not exist: write silver.NAME, gold.NAME or quarantine.NAME\n",
+            "error: InvalidSql: table /etc/passwd does not exist: write silver.NAME, gold.NAME, quarantine.NAME or quality.NAME\n",
         ),
         (
             "SELECT * FROM silver.sale",

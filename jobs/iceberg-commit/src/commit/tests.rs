@@ -205,13 +205,13 @@ async fn what_a_branch_or_a_tag_refers_to_never_expires() {
     }
     let table = fixture.catalog.load_table("silver", "t").await.expect("loads");
     let all = |keep_last| Retention { superseded_before_ms: i64::MAX, keep_last };
-    assert_eq!(expirable(&table, all(1)).expect("reads"), ids[..5]);
-    assert_eq!(expirable(&table, all(0)).expect("reads"), ids[..5], "the current snapshot never goes");
-    assert_eq!(expirable(&table, all(4)).expect("reads"), ids[..2]);
-    assert_eq!(expirable(&table, Retention { superseded_before_ms: 0, keep_last: 1 }).expect("reads"), Vec::<i64>::new());
+    assert_eq!(expirable(&table, all(1), &[]).expect("reads"), ids[..5]);
+    assert_eq!(expirable(&table, all(0), &[]).expect("reads"), ids[..5], "the current snapshot never goes");
+    assert_eq!(expirable(&table, all(4), &[]).expect("reads"), ids[..2]);
+    assert_eq!(expirable(&table, Retention { superseded_before_ms: 0, keep_last: 1 }, &[]).expect("reads"), Vec::<i64>::new());
     let referred = with_references(&fixture.catalog, &table, ids[2], ids[0]);
-    assert_eq!(expirable(&referred, all(1)).expect("reads"), [ids[1], ids[3], ids[4]]);
-    assert_eq!(expirable(&referred, all(2)).expect("reads"), [ids[3]], "two of each branch");
+    assert_eq!(expirable(&referred, all(1), &[]).expect("reads"), [ids[1], ids[3], ids[4]]);
+    assert_eq!(expirable(&referred, all(2), &[]).expect("reads"), [ids[3]], "two of each branch");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,7 +222,7 @@ async fn an_expiry_whose_answer_is_lost_happens_once_and_leaves_what_is_needed()
     }
     let before = fixture.catalog.load_table("silver", "t").await.expect("loads");
     let expire = |attempt: Attempt| async move {
-        let expired = expirable(&attempt.table, Retention { superseded_before_ms: i64::MAX, keep_last: 1 })?;
+        let expired = expirable(&attempt.table, Retention { superseded_before_ms: i64::MAX, keep_last: 1 }, &[])?;
         if expired.is_empty() {
             return Ok::<_, CommitError>(Decision::Nothing);
         }

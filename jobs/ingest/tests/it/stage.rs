@@ -142,7 +142,7 @@ async fn a_manifest_of_another_contract_is_refused_by_name() {
 async fn another_stages_spec_is_refused() {
     let lake = Lake::new();
     let mut spec = lake.spec(Vec::new());
-    spec.work = Work::Silver { input: SilverInput::Newest, tables: Vec::new() };
+    spec.work = Work::Silver { input: SilverInput::Newest, tables: Vec::new(), replay: None };
     assert_eq!(failure(&lake.run(&spec).await), (Reason::InvalidDefinition, "the spec is for silver, not for ingest"));
 }
 

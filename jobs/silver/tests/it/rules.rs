@@ -46,7 +46,7 @@ async fn a_broken_rule_that_says_fail_fails_and_commits_nothing() {
     let outcome = lake.make("batch", day(2), &[PRICES], vec![with_rules(rules)]).await;
     assert_eq!(
         failure(&outcome),
-        "ExpectationFailed: silver.events expectation enough: `count(*) >= 10` does not hold over the 4 rows of this run"
+        "ExpectationFailed: silver.events expectation enough: `count(*) >= 10` does not hold over the 4 rows of this run: count(*) = 4"
     );
     assert_eq!(lake.query("silver", "events", "SELECT * FROM t").await.len(), 0);
 }

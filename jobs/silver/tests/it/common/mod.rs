@@ -103,7 +103,7 @@ impl Lake {
             grain: IntervalGrain::Daily,
             store: StoreLocation::Local { root: self.directory.path().display().to_string(), landing: None },
             lineage: None,
-            work: Work::Silver { input, tables },
+            work: Work::Silver { input, tables, replay: None },
         }
     }
 

@@ -1,0 +1,16 @@
+//! Quality rules that are about more than one row, and what became of all rules of a run.
+//!
+//! [`Rules`] checks what an expectation says of the rows of a run ([`Rules::check_batch`]) and of a table as it would be with them
+//! ([`Rules::check_table`]); [`condition`] is how the SQL of a rule is read, also that of rules about one row. [`Recorder`] keeps the results in
+//! the Iceberg table `quality.results`, which all pipelines of a lakehouse share.
+
+pub mod condition;
+mod recorder;
+mod rules;
+mod session;
+mod statistics;
+mod verdict;
+
+pub use recorder::{RESULTS, Recorded, Recorder, results_schema};
+pub use rules::Rules;
+pub use verdict::{failure_of, verdict_of};
