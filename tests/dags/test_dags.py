@@ -128,7 +128,12 @@ def test_outlets_are_the_tables_of_the_pipelines(dags: dict[str, DAG]) -> None:
     import yaml
 
     deploy = Path(__file__).resolve().parents[2] / "deploy" / "airflow"
-    for name, file in (("pulse", "pulse"), ("crypto_daily", "crypto"), ("shop_daily", "shop"), ("sensors_end_to_end", "uploads")):
+    for name, file in (
+        ("pulse", "pulse"),
+        ("crypto_daily", "crypto"),
+        ("shop_daily", "shop"),
+        ("sensors_end_to_end", "uploads"),
+    ):
         spec = next(
             d for d in yaml.safe_load_all((deploy / f"{file}.yaml").read_text()) if d["kind"] == "LakehousePipeline"
         )["spec"]
