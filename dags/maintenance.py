@@ -12,7 +12,7 @@ from airflow.sdk import DAG, Param
 from lakehouse_airflow.defaults import WEEKLY, every, history, late_after, task_defaults
 from lakehouse_airflow.operators import LakehouseRunOperator
 
-PIPELINES = ("crypto", "pulse", "shop")
+PIPELINES = ("crypto", "pulse", "shop", "uploads")
 
 with DAG(
     "maintenance",

@@ -39,11 +39,13 @@ class FakeApi:
     """The servers' state. Every method may be called from any thread."""
 
     def __init__(self) -> None:
-        self.pipelines: dict[str, str] = {"crypto": "daily", "pulse": "daily", "shop": "daily"}
+        self.pipelines: dict[str, str] = {"crypto": "daily", "pulse": "daily", "shop": "daily", "uploads": "daily"}
         self.runs: dict[str, dict[str, Any]] = {}
         self.pods: dict[str, tuple[str, list[str]]] = {}
         """Pod name → (Job name, log lines)."""
         self.objects: dict[str, set[str]] = {"bronze": set()}
+        self.uploads: dict[str, bytes] = {}
+        """What was put: `bucket/key` → content."""
         self.calls: Counter[str] = Counter()
         self.patches: list[tuple[str, str, Any]] = []
         """Every patch: run, content type, body."""
@@ -89,6 +91,7 @@ class FakeApi:
         app.router.add_get("/api/v1/namespaces/{namespace}/pods", self._list_pods)
         app.router.add_get("/api/v1/namespaces/{namespace}/pods/{name}/log", self._log)
         app.router.add_get("/{bucket}", self._list_objects)
+        app.router.add_put("/{bucket}/{key:.+}", self._put_object)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", 0)
@@ -253,3 +256,12 @@ class FakeApi:
             f"<MaxKeys>1000</MaxKeys><IsTruncated>false</IsTruncated>{contents}</ListBucketResult>"
         )
         return web.Response(text=text, content_type="application/xml")
+
+    async def _put_object(self, request: web.Request) -> web.Response:
+        body = await request.read()
+        if "aws-chunked" in request.headers.get("Content-Encoding", ""):
+            # One chunk, its size in hexadecimal before it, a checksum behind it.
+            size, _, rest = body.partition(b"\r\n")
+            body = rest[: int(size.split(b";")[0], 16)]
+        self.uploads[f"{request.match_info['bucket']}/{request.match_info['key']}"] = body
+        return web.Response(headers={"ETag": '"x"'})

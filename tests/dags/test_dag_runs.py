@@ -164,6 +164,48 @@ def test_a_pipeline_that_is_not_there_is_not_tried_again(api: FakeApi, dags: dic
     assert "no LakehousePipeline shop in namespace lakehouse" in alerts.bodies[0]["text"]
 
 
+def test_a_day_of_sensors_from_the_upload_to_gold(api: FakeApi, dags: dict[str, DAG]) -> None:
+    from datetime import date
+
+    from sensors_end_to_end import measured_by_hand
+
+    api.autopilot = done
+    run = dags["sensors_end_to_end"].test(logical_date=at(22), run_conf={"max_quarantined_percent": 0})
+    assert states(run) == dict.fromkeys(("upload", "ingest", "silver", "accept", "gold"), "success")
+    # The file was there before ingest was asked for.
+    assert api.uploads == {"landing/checks/2024-06-22/airflow.csv": measured_by_hand(date(2024, 6, 22)).encode()}
+    assert xcom(run, "upload") == "s3://landing/checks/2024-06-22/airflow.csv"
+    assert [made["spec"]["stages"] for made in api.runs.values()] == [["ingest"], ["silver"], ["gold"]]
+    assert {made["spec"]["pipeline"] for made in api.runs.values()} == {"uploads"}
+    assert xcom(run, "accept").endswith(": 0 of 8 rows are in quarantine")
+
+
+def test_too_many_rows_in_quarantine_end_the_dag_run_before_gold(
+    api: FakeApi, dags: dict[str, DAG], alerts: Webhook
+) -> None:
+    def dirty(run: dict[str, Any]) -> Status:
+        return done(run) | {"rowsRead": 100, "rowsQuarantined": 6}
+
+    api.autopilot = dirty
+    # Said each time: `dag.test()` leaves what it was told in the DAG.
+    run = dags["sensors_end_to_end"].test(logical_date=at(21), run_conf={"max_quarantined_percent": 5})
+    assert states(run) == {
+        "upload": "success",
+        "ingest": "success",
+        "silver": "success",
+        "accept": "failed",
+        "gold": "upstream_failed",
+    }
+    assert len(api.runs) == 2, "no run of gold"
+    assert [ti.try_number for ti in run.get_task_instances() if ti.task_id == "accept"] == [1]
+    (body,) = alerts.bodies
+    silver = next(name for name in api.runs if "-silver-" in name)
+    assert f"run {silver}: 6 of 100 rows are in quarantine, more than 5 %" in body["text"]
+    assert body["text"].startswith("sensors_end_to_end.accept failed: ")
+    again = dags["sensors_end_to_end"].test(logical_date=at(17), run_conf={"max_quarantined_percent": 6})
+    assert states(again)["gold"] == "success", "as many as are tolerated"
+
+
 def client(api: FakeApi) -> Callable[..., dict[str, Any]]:
     """What a client pod does, in place of the pod: takes the task's arguments, leaves an outcome."""
 
@@ -289,7 +331,7 @@ def test_no_credential_shows(api: FakeApi, dags: dict[str, DAG], monkeypatch: py
     monkeypatch.setattr(KubernetesPodOperator, "execute", client(api))
     monkeypatch.setattr("airflow.providers.amazon.aws.sensors.s3.S3KeySensor.poke", lambda *_, **__: True)
     api.autopilot = done
-    for name in ("crypto_daily", "shop_daily", "pulse"):
+    for name in ("crypto_daily", "shop_daily", "pulse", "sensors_end_to_end"):
         dags[name].test(logical_date=at(10))
     with create_session() as session:
         rendered = [json.dumps(row.rendered_fields) for row in session.scalars(select(RenderedTaskInstanceFields))]

@@ -20,9 +20,16 @@ EDGES = {
     "crypto_daily": {"ingest": {"silver"}, "bronze": {"silver"}, "silver": {"gold"}, "gold": set()},
     "crypto_report": {"report": set()},
     "shop_daily": {"ingest": {"silver"}, "silver": {"gold"}, "gold": set()},
-    "maintenance": {"crypto": set(), "pulse": set(), "shop": set()},
+    "sensors_end_to_end": {
+        "upload": {"ingest"},
+        "ingest": {"silver"},
+        "silver": {"accept"},
+        "accept": {"gold"},
+        "gold": set(),
+    },
+    "maintenance": {"crypto": set(), "pulse": set(), "shop": set(), "uploads": set()},
 }
-SCHEDULED = ("pulse", "crypto_daily", "shop_daily")
+SCHEDULED = ("pulse", "crypto_daily", "shop_daily", "sensors_end_to_end")
 
 
 def test_every_dag_has_its_tasks_in_order(dags: dict[str, DAG]) -> None:
@@ -78,6 +85,8 @@ def test_stages_are_pods_where_the_description_says_so(dags: dict[str, DAG]) -> 
         assert kinds.pop("bronze") is ManifestSensor
         assert set(kinds.values()) == {KubernetesPodOperator}
     assert {task.task_type for task in dags["shop_daily"].tasks} == {"LakehouseRunOperator"}
+    kinds = {task.task_id: task.task_type for task in dags["sensors_end_to_end"].tasks}
+    assert {name for name, kind in kinds.items() if kind == "LakehouseRunOperator"} == {"ingest", "silver", "gold"}
 
 
 def test_maintenance_is_one_run_per_pipeline_and_week(dags: dict[str, DAG]) -> None:
@@ -119,7 +128,12 @@ def test_outlets_are_the_tables_of_the_pipelines(dags: dict[str, DAG]) -> None:
     import yaml
 
     deploy = Path(__file__).resolve().parents[2] / "deploy" / "airflow"
-    for name, file in (("pulse", "pulse"), ("crypto_daily", "crypto"), ("shop_daily", "shop")):
+    for name, file in (
+        ("pulse", "pulse"),
+        ("crypto_daily", "crypto"),
+        ("shop_daily", "shop"),
+        ("sensors_end_to_end", "uploads"),
+    ):
         spec = next(
             d for d in yaml.safe_load_all((deploy / f"{file}.yaml").read_text()) if d["kind"] == "LakehousePipeline"
         )["spec"]
@@ -165,9 +179,30 @@ def test_parameters_of_the_form_are_checked(dags: dict[str, DAG]) -> None:
 
     assert dags["crypto_daily"].params["limit"] == 20
     with pytest.raises(ParamValidationError):
+        dags["sensors_end_to_end"].params.get_param("max_quarantined_percent").resolve(101)
+    with pytest.raises(ParamValidationError):
         dags["crypto_daily"].params.get_param("limit").resolve(0)
     with pytest.raises(ParamValidationError):
         dags["crypto_daily"].params.get_param("on_kill").resolve("shrug")
+
+
+def test_what_is_uploaded_is_what_the_pipeline_reads() -> None:
+    import csv
+    from datetime import date
+    from pathlib import Path
+
+    import yaml
+    from sensors_end_to_end import LANDING, measured_by_hand
+
+    deploy = Path(__file__).resolve().parents[2] / "deploy"
+    (lakehouse,) = yaml.safe_load_all((deploy / "lakehouse.yaml").read_text())
+    assert lakehouse["spec"]["buckets"]["landing"] == LANDING
+    (spec,) = (d["spec"] for d in yaml.safe_load_all((deploy / "airflow" / "uploads.yaml").read_text()))
+    (table,) = (table for table in spec["silver"] if table["from"] == "checks")
+    records = list(csv.DictReader(measured_by_hand(date(2024, 6, 22)).splitlines()))
+    assert [f"/{name}" for name in records[0]] == [column["from"] for column in table["columns"]]
+    assert {record["checked_at"][:10] for record in records} == {"2024-06-22"}
+    assert measured_by_hand(date(2024, 6, 22)) != measured_by_hand(date(2024, 6, 23))
 
 
 def test_history_is_caught_up_from_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

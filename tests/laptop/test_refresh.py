@@ -199,10 +199,9 @@ def rows_format(manifest: Path) -> str:
 def test_there_is_nothing_to_refresh_before_the_first_run(lake: Lakehouse, tmp_path: Path) -> None:
     outcome = lake.command("run", "--local", lake.folder, "-f", write(tmp_path, definition()), "--full-refresh")
     assert outcome.status == 20
-    assert (
-        outcome.stderr
-        == "error: pipeline crypto-history: no interval was run yet, so there is nothing to refresh\n"
+    assert outcome.stderr == "error: pipeline crypto-history: no interval was run yet, so there is nothing to refresh\n"
+    refused = lake.command(
+        "run", "--local", lake.folder, "-f", tmp_path / "history.yaml", "--full-refresh", "--interval", LAST
     )
-    refused = lake.command("run", "--local", lake.folder, "-f", tmp_path / "history.yaml", "--full-refresh", "--interval", LAST)
     assert refused.status != 0
     assert "cannot be used with" in refused.stderr

@@ -17,7 +17,9 @@ IMPOSSIBLE = "999.99"
 def _lines(day: str) -> list[str]:
     """Checks of a day: one soon after midnight, one twice, one of a device that is not there, one that is impossible."""
     number = date.fromisoformat(day).toordinal()
-    lines = [f"d0000{device},{day}T{8 + device:02}:07:00Z,{15 + (number * device) % 7}.50,ada" for device in range(1, 6)]
+    lines = [
+        f"d0000{device},{day}T{8 + device:02}:07:00Z,{15 + (number * device) % 7}.50,ada" for device in range(1, 6)
+    ]
     return [
         f"d00007,{day}T00:01:00Z,14.25,grace",
         *lines,
@@ -27,15 +29,23 @@ def _lines(day: str) -> list[str]:
     ]
 
 
-def land(folder: Path, days: Sequence[str]) -> None:
-    """Puts two files a day where a laptop's `files` sources read, one of them compressed."""
+def files(days: Sequence[str]) -> dict[str, bytes]:
+    """Two files a day by their keys below the landing location, one of them compressed."""
+    found = {}
     for day in days:
-        place = folder / "landing" / "checks" / day
-        place.mkdir(parents=True, exist_ok=True)
         lines = _lines(day)
-        (place / "a.csv").write_text("\n".join([HEADER, *lines[:4]]) + "\n")
+        found[f"checks/{day}/a.csv"] = ("\n".join([HEADER, *lines[:4]]) + "\n").encode()
         # The time is no part of the bytes, so that the same file is the same input.
-        (place / "b.csv.gz").write_bytes(gzip.compress(("\n".join([HEADER, *lines[4:]]) + "\n").encode(), mtime=0))
+        found[f"checks/{day}/b.csv.gz"] = gzip.compress(("\n".join([HEADER, *lines[4:]]) + "\n").encode(), mtime=0)
+    return found
+
+
+def land(folder: Path, days: Sequence[str]) -> None:
+    """Puts the files where a laptop's `files` sources read."""
+    for key, content in files(days).items():
+        path = folder / "landing" / key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def expected_checks(days: Sequence[str]) -> list[Row]:

@@ -20,12 +20,14 @@ def recorded(name: str) -> bytes:
 class PageServer(ServerInThread):
     """Answers with the page at the path, as `text/html` or as `kinds` says; everything else is 404, robots.txt too."""
 
-    def __init__(self, pages: Mapping[str, bytes], kinds: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, pages: Mapping[str, bytes], kinds: Mapping[str, str] | None = None, host: str = "127.0.0.1"
+    ) -> None:
         self.pages = dict(pages)
         self.kinds = dict(kinds or {})
         self.requests: list[str] = []
-        super().__init__(_Server(("127.0.0.1", 0), self))
-        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__(_Server((host, 0), self))
+        self.url = f"http://{host}:{self.port}"
 
 
 class _Server(ThreadingHTTPServer):
