@@ -10,11 +10,15 @@ from deltalake import DeltaTable
 from faults import specs
 from pyarrow import parquet
 from pyiceberg.table import Table
+from pyiceberg.table.snapshots import ancestors_of
 from support import readers
 from support.minio import Minio
 from support.postgres import Postgres
 
 COMMIT_TOKEN = "lakehouse.commit-token"
+RESULTS = ("quality", "results")
+OF_THE_ATTEMPT = {"snapshot", "checked_at"}
+"""Columns of the results that two runs of the same do not have in common."""
 LAYER_OF = {"ingest": "bronze", "silver": "silver", "gold": "gold", "maintenance": "silver"}
 
 # Per source: digest, length and number of records of each object.
@@ -104,17 +108,21 @@ class Lake:
 
     def _iceberg_table(self, table: Table) -> TableState:
         present = {f"s3://{key}" for key in self._files.find(table.location().removeprefix("s3://"))}
-        snapshots = sorted(table.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0)
+        lineage = {snapshot.snapshot_id for snapshot in ancestors_of(table.current_snapshot(), table.metadata)}
         commits = []
-        for snapshot in snapshots:
+        for snapshot in sorted(table.metadata.snapshots, key=lambda snapshot: snapshot.sequence_number or 0):
             needed = {snapshot.manifest_list}
             for manifest in snapshot.manifests(table.io):
                 entries = manifest.fetch_manifest_entry(table.io, discard_deleted=True)
                 needed |= {manifest.manifest_path} | {entry.data_file.file_path for entry in entries}
             missing = sorted(needed - present)
             assert not missing, f"snapshot {snapshot.snapshot_id} of {table.name()} needs {missing}"
-            commits.append(snapshot.summary.additional_properties.get(COMMIT_TOKEN, "") if snapshot.summary else "")
-        return TableState(sorted_rows(table.scan().to_arrow()), tuple(commits))
+            # What a dead attempt left on a branch was never part of the table.
+            if snapshot.snapshot_id in lineage:
+                commits.append(snapshot.summary.additional_properties.get(COMMIT_TOKEN, "") if snapshot.summary else "")
+        rows = table.scan().to_arrow()
+        own = [name for name in rows.column_names if table.name() != RESULTS or name not in OF_THE_ATTEMPT]
+        return TableState(sorted_rows(rows.select(own)), tuple(commits))
 
     def _parquet_tables(self) -> dict[str, TableState]:
         """Every plain Parquet table of the silver layer, whose newest manifest must name exactly the files that a listing shows."""

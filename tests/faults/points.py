@@ -1,5 +1,6 @@
 """The points at which a job is killed, as its store and its catalog see them."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,8 @@ class Point:
     spot: Spot
     # The table whose commit this is, as reports name it.
     table: str = ""
+    # How often it has to match first.
+    after: int = 0
 
     @property
     def committed(self) -> bool:
@@ -26,7 +29,8 @@ class Point:
         return self.name
 
     def fault(self) -> Fault:
-        return Fault(self.matches, self.spot)
+        before = itertools.count()
+        return Fault(lambda seen: self.matches(seen) and next(before) >= self.after, self.spot)
 
 
 def reading(what: str, path: str) -> Point:
@@ -41,12 +45,12 @@ def upload(what: str, path: str, query: str = "") -> list[Point]:
     ]
 
 
-def commit(what: str, matches: Callable[[object], bool], table: str = "") -> list[Point]:
+def commit(what: str, matches: Callable[[object], bool], table: str = "", after: int = 0) -> list[Point]:
     """Around the one request that makes the work visible."""
     return [
-        Point(f"before-commit-{what}", matches, Spot.REQUESTED, table),
-        Point(f"commit-unanswered-{what}", matches, Spot.APPLIED, table),
-        Point(f"committed-{what}", matches, Spot.ANSWERED, table),
+        Point(f"before-commit-{what}", matches, Spot.REQUESTED, table, after),
+        Point(f"commit-unanswered-{what}", matches, Spot.APPLIED, table, after),
+        Point(f"committed-{what}", matches, Spot.ANSWERED, table, after),
     ]
 
 

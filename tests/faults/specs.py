@@ -166,6 +166,29 @@ SILVER_TABLES[3:3] = [
     for table in SILVER_TABLES[:3]
 ]
 
+# Looked at as a whole before they are published; the Iceberg one is made after the Delta one, whose keys its rows must have.
+WHOLE: list[dict[str, Any]] = [
+    {"name": "once", "unique": ["event_id"], "otherwise": "fail"},
+    {"name": "some", "table": "count(*) > 0", "otherwise": "fail"},
+    {"name": "few", "table": "count(*) < 0", "otherwise": "warn"},
+]
+PARTNER = {"table": "delta_audited", "columns": {"event_id": "event_id"}}
+SILVER_TABLES[-1:-1] = [
+    {
+        "name": name,
+        "from": "events",
+        "table": {"format": form},
+        "write": {"replaceInterval": {"column": "ts", "outside": "drop"}},
+        "columns": EVENT_COLUMNS,
+        "deduplicate": {"key": ["event_id"], "keep": "last"},
+        "expectations": rules,
+    }
+    for name, form, rules in (
+        ("audited", "iceberg", [*WHOLE, {"name": "partner", "references": PARTNER, "otherwise": "fail"}]),
+        ("delta_audited", "delta", WHOLE),
+    )
+]
+
 
 def silver_work(day: dict[str, str], tables: list[dict[str, Any]]) -> dict[str, Any]:
     resolved = [

@@ -49,6 +49,10 @@ SILVER_POINTS = [
     *commit("delta-merge", put(delta_commit("delta_customers", 2)), "silver.delta_customers"),
     *commit("delta-replaceInterval", put(delta_commit("delta_events", 2)), "silver.delta_events"),
     *commit("delta-append", put(delta_commit("delta_event_log", 2)), "silver.delta_event_log"),
+    *commit("audit", swap("silver.audited")),
+    *commit("publication", swap("silver.audited"), "silver.audited", after=1),
+    *commit("delta-audited", put(delta_commit("delta_audited", 2)), "silver.delta_audited"),
+    *commit("results", swap("quality.results")),
     reported("silver"),
 ]
 

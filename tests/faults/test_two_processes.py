@@ -52,6 +52,7 @@ SILVER_COMMITS = {
     "quarantine": swap("quarantine.events"),
     "parquet": put(parquet_manifest("event_files", 1)),
     "delta-append": put(delta_commit("delta_event_log", 2)),
+    "results": swap("quality.results"),
     "delta-replaceInterval": put(delta_commit("delta_events", 2)),
 }
 

@@ -69,7 +69,10 @@ def test_what_breaks_a_rule_of_the_table_is_kept_on_a_branch(lake: Lakehouse, tm
     land(lake, SECOND, order(2, SECOND), order(4, SECOND))
     outcome = lake.fail(manifest, interval=SECOND)
     assert outcome.status == 20
-    assert "ExpectationFailed: silver.orders expectation once: id would not be unique: 1 stand in 2 rows, such as id=2" in outcome.text
+    assert (
+        "ExpectationFailed: silver.orders expectation once: id would not be unique: 1 stand in 2 rows, such as id=2"
+        in outcome.text
+    )
     assert "silver.orders at branch audit-2024-05-02T00:00:00Z" in outcome.text
 
     assert {row["id"] for row in lake.rows("silver.orders")} == {1, 2}
@@ -79,7 +82,9 @@ def test_what_breaks_a_rule_of_the_table_is_kept_on_a_branch(lake: Lakehouse, tm
     refused = table.scan(snapshot_id=branch.snapshot_id).to_arrow()
     assert sorted(refused["id"].to_pylist()) == [1, 2, 2, 4]
     query = "select id, count(*) as n from silver.orders group by id having count(*) > 1"
-    at = lake.command("sql", query, "--format", "csv", "--at", "silver.orders=audit-2024-05-02T00:00:00Z", "--local", lake.folder)
+    at = lake.command(
+        "sql", query, "--format", "csv", "--at", "silver.orders=audit-2024-05-02T00:00:00Z", "--local", lake.folder
+    )
     assert at.stdout.split() == ["id,n", "2,2"], at.text
     unread = lake.command("sql", "select 1", "--at", "silver.orders=1", "--local", lake.folder)
     assert (unread.status, unread.stderr) == (20, "error: --at silver.orders: the query does not read this table\n")
@@ -148,7 +153,15 @@ def test_data_docs_show_rules_history_and_records_and_are_safe(lake: Lakehouse, 
     assert not {name for name in tags.attributes if name.startswith("on") or name in ("src", "href")}
     assert HOSTILE not in html
     assert HOSTILE.replace('"', '\\"') in tags.text, "the record is shown as it came"
-    for text in ("silver.orders", "local/orders", "amount > 0", "1 in quarantine by", "50 % of 2", "100 % of 2", "count(*) = 2"):
+    for text in (
+        "silver.orders",
+        "local/orders",
+        "amount > 0",
+        "1 in quarantine by",
+        "50 % of 2",
+        "100 % of 2",
+        "count(*) = 2",
+    ):
         assert text in tags.text, text
     other = lake.command("docs", "--output", page, "--pipeline", "other", "--local", lake.folder)
     assert (other.status, other.stderr) == (20, "error: --pipeline other: quality.results has nothing of it\n")
@@ -169,7 +182,9 @@ def test_pipelines_share_the_results_and_the_order_of_days_does_not_matter(
     kept = {(row["pipeline"], str(row["interval_start"])[:10], row["rule"], row["verdict"]) for row in rows}
     rules = ["positive", "once", "fresh", "few", "amounts"]
     assert len(rows) == len(kept)
-    assert kept == {(f"local/{name}", day, rule, "passed") for name in ("orders", "others") for day in days for rule in rules}
+    assert kept == {
+        (f"local/{name}", day, rule, "passed") for name in ("orders", "others") for day in days for rule in rules
+    }
     lake.run(manifest, interval=FIRST)
     assert len(lake.rows("quality.results")) == len(rows), "nothing was executed"
 
@@ -185,7 +200,10 @@ def test_rules_that_cannot_be_are_refused_with_their_field(lake: Lakehouse, tmp_
         ),
         ({"references": {"table": "orders", "columns": {"id": "id"}}}, "orders → orders"),
         ({"table": "amount > 1"}, "`amount > 1` must be made of aggregates, such as count(*) >= 10"),
-        ({"distribution": {"column": "at", "mean": {"max": 1}}}, "expectations[r].distribution.mean: column at is of type timestamptz"),
+        (
+            {"distribution": {"column": "at", "mean": {"max": 1}}},
+            "expectations[r].distribution.mean: column at is of type timestamptz",
+        ),
         ({"freshness": {"column": "at", "maxAge": "soon"}}, "maxAge"),
     ]
     for number, (rule, expected) in enumerate(rules):

@@ -65,7 +65,9 @@ def replay(lake: Lakehouse, manifest: Path, *options: str) -> str:
     return outcome.stdout
 
 
-FORMS = [(form, mode) for form in ("iceberg", "delta", "parquet") for mode in MODES if (form, mode) != ("parquet", "merge")]
+FORMS = [
+    (form, mode) for form in ("iceberg", "delta", "parquet") for mode in MODES if (form, mode) != ("parquet", "merge")
+]
 
 
 @pytest.mark.parametrize(("form", "mode"), FORMS)
@@ -82,7 +84,9 @@ def test_what_passes_now_enters_once(lake: Lakehouse, tmp_path: Path, form: str,
     before = lake.files()
     replay(lake, old)
     changed = {path for path, time in lake.files().items() if before.get(path) != time}
-    assert {path for path in changed if "things" in path and "_lakehouse" not in path and "_quality" not in path} == set()
+    assert {
+        path for path in changed if "things" in path and "_lakehouse" not in path and "_quality" not in path
+    } == set()
 
     told = replay(lake, new, "--interval", FIRST)
     assert [line.split()[1::2] for line in told.splitlines()[2:]] == [["silver.things", FIRST, "2", "1", "1"]], told
@@ -93,7 +97,9 @@ def test_what_passes_now_enters_once(lake: Lakehouse, tmp_path: Path, form: str,
     replay(lake, new)
     assert (ids(lake), aside(lake)) == ([0, 1, 3, 10, 11], [(FIRST, 2)])
     changed = {path for path, time in lake.files().items() if again.get(path) != time}
-    assert {path for path in changed if "things" in path and "_lakehouse" not in path and "_quality" not in path} == set()
+    assert {
+        path for path in changed if "things" in path and "_lakehouse" not in path and "_quality" not in path
+    } == set()
     # A run of the day under the new definition finds the rows in their place.
     lake.run(new, interval=FIRST, stages=["silver"])
     assert (ids(lake), aside(lake)) == ([0, 1, 3, 10, 11], [(FIRST, 2)])

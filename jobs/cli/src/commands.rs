@@ -3,6 +3,7 @@
 pub mod buckets;
 pub mod docs;
 pub mod doctor;
+pub mod export;
 pub mod plan;
 pub mod quarantine;
 pub mod report;

@@ -59,6 +59,9 @@ enum Command {
     /// Quarantined records.
     #[command(subcommand)]
     Quarantine(commands::quarantine::QuarantineCommand),
+    /// Rules as other programs have them.
+    #[command(subcommand)]
+    Export(commands::export::ExportCommand),
     /// A page about the quality of the data: rules, how often they held, and records that did not fit.
     Docs(commands::docs::DocsArguments),
     /// The runs on this machine, newest first.
@@ -97,6 +100,7 @@ async fn command() -> std::process::ExitCode {
         Command::Plan(arguments) => Box::pin(commands::plan::run(arguments)).await,
         Command::Test(arguments) => commands::test::run(arguments).await,
         Command::Quarantine(command) => Box::pin(commands::quarantine::run(command)).await,
+        Command::Export(command) => Box::pin(commands::export::run(command)).await,
         Command::Docs(arguments) => Box::pin(commands::docs::run(arguments)).await,
         Command::Status(arguments) => commands::status::run(arguments).await,
         Command::Report(arguments) => commands::report::run(arguments).await,

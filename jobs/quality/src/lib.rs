@@ -5,6 +5,7 @@
 //! the Iceberg table `quality.results`, which all pipelines of a lakehouse share.
 
 pub mod condition;
+pub mod great_expectations;
 mod recorder;
 mod rules;
 mod session;
