@@ -2,7 +2,9 @@
 
 pub mod buckets;
 pub mod doctor;
+pub mod erase;
 pub mod plan;
+pub mod register;
 pub mod report;
 pub mod run;
 pub mod sql;

@@ -16,6 +16,7 @@ mod interval;
 mod lineage;
 mod quarantine;
 mod read;
+pub mod redact;
 mod rows;
 mod schema;
 mod unit;

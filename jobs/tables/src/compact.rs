@@ -159,7 +159,7 @@ fn outside(batch: &RecordBatch, begin: u64, gone: &[std::ops::Range<u64>]) -> Ve
     parts
 }
 
-async fn one_file(
+pub(crate) async fn one_file(
     layout: &Arc<FileLayout>,
     number: usize,
     partition: Struct,

@@ -32,7 +32,7 @@ use uuid::Uuid;
 /// Beginning of the identifiers of transactions; the start of the interval, a slash and the ledger's entry follow.
 ///
 /// A transaction is in every checkpoint, so it outlives the cleaning of the log. Its version is that of the table.
-const TXN: &str = "lakehouse/";
+pub(crate) const TXN: &str = "lakehouse/";
 
 /// The logs of the tables in use: writers of one process take turns, and read only what is new.
 #[derive(Debug, Default)]
@@ -51,17 +51,17 @@ impl Logs {
 /// A Delta table.
 #[derive(Clone, Debug)]
 pub(crate) struct DeltaTable {
-    table: TableRef,
-    layer: LayerStore,
-    folder: String,
-    db: CatalogDb,
-    log: Arc<DeltaLog>,
+    pub(crate) table: TableRef,
+    pub(crate) layer: LayerStore,
+    pub(crate) folder: String,
+    pub(crate) db: CatalogDb,
+    pub(crate) log: Arc<DeltaLog>,
 }
 
 /// A state of the table with its schema.
-struct State {
-    snapshot: Arc<Snapshot>,
-    schema: Arc<Schema>,
+pub(crate) struct State {
+    pub(crate) snapshot: Arc<Snapshot>,
+    pub(crate) schema: Arc<Schema>,
 }
 
 impl State {
@@ -83,11 +83,11 @@ impl DeltaTable {
         Ok(Self { table: table.clone(), layer: layer.clone(), folder, db: db.clone(), log })
     }
 
-    async fn load(&self) -> Result<State> {
+    pub(crate) async fn load(&self) -> Result<State> {
         self.state(self.log.load().await.map_err(self.failed())?)
     }
 
-    fn state(&self, snapshot: Arc<Snapshot>) -> Result<State> {
+    pub(crate) fn state(&self, snapshot: Arc<Snapshot>) -> Result<State> {
         let corrupt = |reason| TableError::Corrupt { table: self.table.clone(), what: "its schema".to_owned(), reason };
         let arrow = delta_commit::from_schema_string(&snapshot.metadata().schema_string).map_err(corrupt)?;
         Ok(State { schema: Arc::new(schema::of_arrow(&self.table, &arrow)?), snapshot })
@@ -101,7 +101,7 @@ impl DeltaTable {
         TableError::delta(&self.table)
     }
 
-    fn stopped(&self, stop: Stop) -> TableError {
+    pub(crate) fn stopped(&self, stop: Stop) -> TableError {
         match stop {
             Stop::Table(error) => error,
             Stop::Log(error) => self.failed()(error),
@@ -118,7 +118,12 @@ impl DeltaTable {
     }
 
     fn layout(&self, state: &State, commit: &Commit) -> Result<Arc<FileLayout>> {
-        Ok(Arc::new(FileLayout {
+        self.layout_with(state, format!("{}{}", stem_of(&commit.token), Uuid::new_v4().simple())).map(Arc::new)
+    }
+
+    /// How files of the table are written, with a beginning of their names.
+    pub(crate) fn layout_with(&self, state: &State, stem: String) -> Result<FileLayout> {
+        Ok(FileLayout {
             table: self.table.clone(),
             arrow: schema::file_schema(&self.table, &state.schema)?,
             spec: Arc::new(self.spec(state)?),
@@ -127,9 +132,9 @@ impl DeltaTable {
             io: ObjectStoreIo::new().with_store(self.layer.root_uri(), self.layer.object_store()).file_io(),
             // Flat: partition values stand in the log, so no reader has to agree on how to encode them in a path.
             folder: self.layer.uri(&self.folder),
-            stem: format!("{}{}", stem_of(&commit.token), Uuid::new_v4().simple()),
+            stem,
             hive: false,
-        }))
+        })
     }
 
     /// Readers take an empty partition value for null, so it would not come back as it went in.
@@ -152,7 +157,7 @@ impl DeltaTable {
     }
 
     /// Path of a data file within the table.
-    fn relative(&self, location: &str) -> Result<String> {
+    pub(crate) fn relative(&self, location: &str) -> Result<String> {
         let key = location.strip_prefix(&self.layer.uri(&self.folder)).and_then(|rest| rest.strip_prefix('/'));
         key.map(str::to_owned).ok_or_else(|| TableError::Corrupt {
             table: self.table.clone(),
@@ -168,7 +173,8 @@ impl DeltaTable {
 
     /// Decides what this attempt commits, from the state that it will follow.
     async fn plan(&self, snapshot: Arc<Snapshot>, staged: &Staged, commit: &Commit) -> Result<Decision> {
-        let latest = batches(&snapshot).filter(|batch| batch.interval == ledger::interval_start(commit)).max_by_key(|batch| batch.version);
+        let own = batches(&snapshot).filter(|batch| batch.interval == ledger::interval_start(commit));
+        let latest = own.max_by_key(|batch| (batch.version, batch.entry.erased));
         if latest.as_ref().is_some_and(|batch| batch.entry.token == commit.token) {
             return Ok(Decision::Nothing);
         }
@@ -255,7 +261,7 @@ impl DeltaTable {
 }
 
 /// Why a commit of the log ended.
-enum Stop {
+pub(crate) enum Stop {
     Table(TableError),
     Log(DeltaError),
 }
@@ -273,13 +279,13 @@ impl From<DeltaError> for Stop {
 }
 
 /// A run's commit, from its transaction.
-struct Batch {
-    interval: String,
-    version: u64,
-    entry: Entry,
+pub(crate) struct Batch {
+    pub(crate) interval: String,
+    pub(crate) version: u64,
+    pub(crate) entry: Entry,
 }
 
-fn batches(snapshot: &Snapshot) -> impl Iterator<Item = Batch> + '_ {
+pub(crate) fn batches(snapshot: &Snapshot) -> impl Iterator<Item = Batch> + '_ {
     snapshot.txns().filter_map(|txn| {
         let (interval, entry) = txn.app_id.strip_prefix(TXN)?.split_once('/')?;
         let version = u64::try_from(txn.version).ok()?;
@@ -288,15 +294,15 @@ fn batches(snapshot: &Snapshot) -> impl Iterator<Item = Batch> + '_ {
 }
 
 /// Beginning of the names of the files that a commit with this token writes.
-fn stem_of(token: &str) -> String {
+pub(crate) fn stem_of(token: &str) -> String {
     let token: String = token.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
     format!("part-{token}-")
 }
 
 /// The live files of a state.
-struct DeltaFiles<'a> {
-    table: &'a DeltaTable,
-    state: &'a State,
+pub(crate) struct DeltaFiles<'a> {
+    pub(crate) table: &'a DeltaTable,
+    pub(crate) state: &'a State,
 }
 
 #[async_trait]

@@ -16,12 +16,15 @@ mod changes;
 mod compact;
 mod conform;
 mod definition;
+mod delta_erase;
 mod delta_files;
 mod delta_table;
+mod erase;
 mod error;
 mod evolution;
 mod filter;
 mod folder;
+mod iceberg_erase;
 mod iceberg_maintenance;
 mod iceberg_table;
 mod lease;
@@ -29,6 +32,7 @@ mod ledger;
 mod live;
 mod maintenance;
 mod merge;
+mod parquet_erase;
 mod parquet_maintenance;
 mod parquet_manifest;
 mod parquet_provider;
@@ -46,11 +50,12 @@ mod writer;
 
 pub use conform::conform;
 pub use definition::{InvalidPartitionField, PartitionField, TableDef, TableFormat, Transform};
+pub use erase::{Doomed, Erased, Judge, without};
 pub use error::{TableError, delta_reason};
 pub use evolution::{Change, Declared, Evolution};
 pub use maintenance::{Compaction, Expiry, Maintained, Maintenance, Orphans, SHORTEST_GRACE};
 pub use table::{BatchStream, BoxError, Commit, Committed, Staged, Table, WriteMode, one_stream};
-pub use tables::{CATALOG_NAME, Tables};
+pub use tables::{CATALOG_NAME, Registered, Registration, Tables};
 
 /// Column that is left out when two versions of a row are compared: when a row was processed is not part of its content.
 pub const PROCESSED_AT: &str = "processed_at";

@@ -106,7 +106,7 @@ impl DeltaTable {
         Ok(done)
     }
 
-    fn check_owner(&self, state: &State, asking: &str) -> Result<()> {
+    pub(crate) fn check_owner(&self, state: &State, asking: &str) -> Result<()> {
         if state.owner() != asking {
             return Err(TableError::OwnedByOther { table: self.table.clone(), owner: state.owner().to_owned(), asking: asking.to_owned() });
         }
