@@ -3,9 +3,11 @@
 pub mod buckets;
 pub mod docs;
 pub mod doctor;
+pub mod erase;
 pub mod export;
 pub mod plan;
 pub mod quarantine;
+pub mod register;
 pub mod report;
 pub mod run;
 pub mod sql;

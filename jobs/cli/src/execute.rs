@@ -213,6 +213,23 @@ impl Workshop {
     }
 }
 
+/// Refuses while a process of this machine is at work on an interval of a pipeline.
+///
+/// # Errors
+/// [`CliError::Busy`] that names it.
+pub async fn busy(db: &CatalogDb, pipeline: &str) -> Result<(), CliError> {
+    for run in Runs::open(db.clone()).await?.list(None).await? {
+        if run.pipeline == pipeline
+            && run.state == RunState::Running
+            && let Some(holder) = db.lease_holder(&format!("run/{NAMESPACE}/{pipeline}/{}", run.interval)).await?
+            && is_alive(&holder)
+        {
+            return Err(CliError::Busy { pipeline: pipeline.to_owned(), interval: run.interval, holder: shown(&holder) });
+        }
+    }
+    Ok(())
+}
+
 /// Whether a run that did not succeed is continued: it was interrupted, or failed by something that passes. One that failed by its
 /// definition or its data begins anew, so that mended input is fetched.
 fn goes_on(run: &RunRecord) -> bool {

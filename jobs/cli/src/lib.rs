@@ -7,6 +7,7 @@
 pub mod check;
 pub mod commands;
 pub mod datadocs;
+pub mod erase;
 mod error;
 pub mod execute;
 pub mod manifests;
@@ -54,6 +55,8 @@ enum Command {
     Validate(commands::validate::ValidateArguments),
     /// What a run would make of the tables: a comparison of definitions and tables. Writes nothing.
     Plan(commands::plan::PlanArguments),
+    /// Remove all rows of a key: from bronze, silver, quarantine and gold, older states of the tables included. No run may be at work.
+    Erase(commands::erase::EraseArguments),
     /// Run the unit tests of gold models that manifests hold.
     Test(commands::test::TestArguments),
     /// Quarantined records.
@@ -64,6 +67,8 @@ enum Command {
     Export(commands::export::ExportCommand),
     /// A page about the quality of the data: rules, how often they held, and records that did not fit.
     Docs(commands::docs::DocsArguments),
+    /// Put tables into a catalog that was lost, or restored from a backup, by their files.
+    Register(commands::register::RegisterArguments),
     /// The runs on this machine, newest first.
     Status(commands::status::StatusArguments),
     /// The stage reports of a run as JSON.
@@ -98,10 +103,12 @@ async fn command() -> std::process::ExitCode {
         Command::Upload(arguments) => commands::upload::run(arguments).await,
         Command::Validate(arguments) => commands::validate::run(arguments).await,
         Command::Plan(arguments) => Box::pin(commands::plan::run(arguments)).await,
+        Command::Erase(arguments) => Box::pin(commands::erase::run(arguments)).await,
         Command::Test(arguments) => commands::test::run(arguments).await,
         Command::Quarantine(command) => Box::pin(commands::quarantine::run(command)).await,
         Command::Export(command) => Box::pin(commands::export::run(command)).await,
         Command::Docs(arguments) => Box::pin(commands::docs::run(arguments)).await,
+        Command::Register(arguments) => Box::pin(commands::register::run(arguments)).await,
         Command::Status(arguments) => commands::status::run(arguments).await,
         Command::Report(arguments) => commands::report::run(arguments).await,
         Command::Doctor(arguments) => commands::doctor::run(arguments).await,

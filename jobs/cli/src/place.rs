@@ -15,6 +15,8 @@ use crate::CliError;
 
 /// Folder that is used when nothing is said.
 const DEFAULT_LOCAL: &str = ".lakehouse";
+/// Namespace of a cluster's pipelines where neither an option nor the manifest says another.
+pub const DEFAULT_NAMESPACE: &str = "default";
 /// The catalog within a folder.
 const CATALOG_FILE: &str = "catalog.db";
 
@@ -120,8 +122,17 @@ impl PlaceArguments {
     /// # Errors
     /// [`CliError`] for a folder without tables, or a missing key.
     pub fn open(&self) -> Result<(Storage, String), CliError> {
+        self.open_with(&[])
+    }
+
+    /// [`Self::open`] with the places of further layers; a folder has all of them.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn open_with(&self, more: &[(Layer, &str)]) -> Result<(Storage, String), CliError> {
         if let (None, Some(uri)) = (&self.local, &self.catalog_uri) {
-            let layers = [(Layer::Silver, self.store.silver_bucket.as_str()), (Layer::Gold, self.store.gold_bucket.as_str())];
+            let mut layers = vec![(Layer::Silver, self.store.silver_bucket.as_str()), (Layer::Gold, self.store.gold_bucket.as_str())];
+            layers.extend(more);
             return Ok((self.store.open(&layers)?, uri.clone()));
         }
         let local = Local::open(folder(self.local.as_deref()).as_deref())?;

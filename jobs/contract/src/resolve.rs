@@ -484,7 +484,8 @@ fn names(connections: &[Connection]) -> String {
     connections.iter().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-fn decode(source: &Source) -> Decode {
+/// How the objects of a source become records.
+pub fn decode(source: &Source) -> Decode {
     let records = |records: &Option<String>| Decode::Json { records: records.clone().unwrap_or_default() };
     match (&source.http, &source.files, &source.scrape) {
         (Some(http), ..) => records(&http.records),

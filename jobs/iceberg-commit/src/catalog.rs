@@ -22,6 +22,10 @@ const CREATE_NAMESPACES: &str = "CREATE TABLE IF NOT EXISTS iceberg_namespace_pr
     property_key VARCHAR(255) NOT NULL, property_value VARCHAR(1000),
     PRIMARY KEY (catalog_name, namespace, property_key))";
 
+const INSERT: &str = "INSERT INTO iceberg_tables
+    (catalog_name, table_namespace, table_name, metadata_location, previous_metadata_location, iceberg_type)
+    VALUES ($1, $2, $3, $4, NULL, 'TABLE') ON CONFLICT DO NOTHING";
+
 /// Longest wait for the answer to one statement.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -132,16 +136,35 @@ impl SqlCatalog {
         let metadata = built.map_err(CommitError::iceberg(&ident))?.metadata;
         let location = MetadataLocation::new_with_metadata(&new.location, &metadata);
         metadata.write_to(&self.file_io, &location).await.map_err(CommitError::iceberg(&ident))?;
-        let sql = "INSERT INTO iceberg_tables
-                   (catalog_name, table_namespace, table_name, metadata_location, previous_metadata_location, iceberg_type)
-                   VALUES ($1, $2, $3, $4, NULL, 'TABLE') ON CONFLICT DO NOTHING";
         let text = location.to_string();
-        let query = sqlx::query(sql).bind(&self.name).bind(namespace).bind(name).bind(&text);
+        let query = sqlx::query(INSERT).bind(&self.name).bind(namespace).bind(name).bind(&text);
         let created = self.execute("create a table", query).await?.rows_affected() == 1;
         if !created && let Err(error) = self.file_io.delete(&text).await {
             tracing::debug!(%error, location = text, "left an unused metadata file");
         }
         self.load(&ident).await
+    }
+
+    /// Location of the current metadata file of a table; none when there is no such table.
+    pub async fn metadata_location(&self, namespace: &str, name: &str) -> Result<Option<String>> {
+        self.location(&ident(namespace, name)).await
+    }
+
+    /// A table as it is in a metadata file, whatever the catalog says.
+    pub fn at(&self, namespace: &str, name: &str, metadata: TableMetadata, location: &str) -> Result<Table> {
+        self.table(&ident(namespace, name), metadata, location.to_owned())
+    }
+
+    /// Puts a table that exists by its files into the catalog; one that is there already stays as it is.
+    pub async fn register_table(&self, namespace: &str, name: &str, metadata_location: &str) -> Result<()> {
+        self.create_namespace(namespace).await?;
+        let query = sqlx::query(INSERT).bind(&self.name).bind(namespace).bind(name).bind(metadata_location);
+        self.execute("register a table", query).await.map(drop)
+    }
+
+    /// Moves a table from one metadata file to a later one; false when it is not at the first any more.
+    pub async fn advance(&self, namespace: &str, name: &str, from: &str, to: &str) -> Result<bool> {
+        self.swap(&ident(namespace, name), from, to).await
     }
 
     /// Loads a table by its names.

@@ -20,6 +20,7 @@ mod lineage;
 mod partners;
 mod quarantine;
 mod read;
+pub mod redact;
 mod replay;
 mod row_rules;
 mod rows;

@@ -45,6 +45,7 @@ impl<L> Changes<L> {
             bytes: self.added.iter().map(DataFile::file_size_in_bytes).sum(),
             origin: commit.origin.clone(),
             processed_at: None,
+            erased: 0,
         }
     }
 }
@@ -134,11 +135,12 @@ pub(crate) async fn changes<F: TableFiles>(
 /// The live files with the rows of an earlier append, which must be all there.
 async fn appended_by<F: TableFiles>(table: &TableRef, files: &F, earlier: &Entry, commit: &Commit) -> Result<Appended<F::Live>> {
     let appended = files.appended(earlier).await?;
-    if earlier.mode != ledger::mode_name(&WriteMode::Append) || appended.rows != earlier.rows {
+    let expected = earlier.rows.saturating_sub(earlier.erased);
+    if earlier.mode != ledger::mode_name(&WriteMode::Append) || appended.rows != expected {
         return Err(TableError::AppendRewritten {
             table: table.clone(),
             interval: ledger::interval_start(commit),
-            expected: earlier.rows,
+            expected,
             found: appended.rows,
         });
     }

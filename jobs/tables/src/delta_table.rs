@@ -40,11 +40,11 @@ use uuid::Uuid;
 /// Beginning of the identifiers of transactions; the start of the interval, a slash and the ledger's entry follow.
 ///
 /// A transaction is in every checkpoint, so it outlives the cleaning of the log. Its version is that of the table.
-const TXN: &str = "lakehouse/";
+pub(crate) const TXN: &str = "lakehouse/";
 /// Version of rows of which is not known who wrote them.
 const NOBODY: i64 = -1;
 /// Beginning of the names of files with what is left of those of other programs.
-const REWRITTEN: &str = "rewritten-";
+pub(crate) const REWRITTEN: &str = "rewritten-";
 
 /// The logs of the tables in use: writers of one process take turns, and read only what is new.
 #[derive(Debug, Default)]
@@ -144,16 +144,17 @@ impl DeltaTable {
     }
 
     fn layout(&self, state: &State, commit: &Commit) -> Result<Arc<FileLayout>> {
-        self.layout_with(state, stem_of(&commit.token))
+        self.layout_with(state, &stem_of(&commit.token)).map(Arc::new)
     }
 
     /// Of the files that compaction writes.
     pub(crate) fn compacted_layout(&self, state: &State) -> Result<Arc<FileLayout>> {
-        self.layout_with(state, segments::PREFIX.to_owned())
+        self.layout_with(state, segments::PREFIX).map(Arc::new)
     }
 
-    fn layout_with(&self, state: &State, prefix: String) -> Result<Arc<FileLayout>> {
-        Ok(Arc::new(FileLayout {
+    /// How files of the table are written, with a beginning of their names.
+    pub(crate) fn layout_with(&self, state: &State, prefix: &str) -> Result<FileLayout> {
+        Ok(FileLayout {
             table: self.table.clone(),
             arrow: schema::file_schema(&self.table, &state.schema)?,
             spec: Arc::new(self.spec(state)?),
@@ -164,7 +165,7 @@ impl DeltaTable {
             folder: self.layer.uri(&self.folder),
             stem: format!("{prefix}{}", Uuid::new_v4().simple()),
             hive: false,
-        }))
+        })
     }
 
     /// Readers take an empty partition value for null, so it would not come back as it went in.
@@ -210,7 +211,8 @@ impl DeltaTable {
 
     /// Decides what this attempt commits, from the state that it will follow.
     async fn plan(&self, snapshot: Arc<Snapshot>, staged: &Staged, commit: &Commit) -> Result<Decision> {
-        let latest = batches(&snapshot).filter(|batch| batch.interval == ledger::interval_start(commit)).max_by_key(|batch| batch.version);
+        let own = batches(&snapshot).filter(|batch| batch.interval == ledger::interval_start(commit));
+        let latest = own.max_by_key(|batch| (batch.version, batch.entry.erased));
         if latest.as_ref().is_some_and(|batch| batch.entry.token == commit.token) {
             return Ok(Decision::Nothing);
         }
@@ -378,13 +380,13 @@ impl From<DeltaError> for Stop {
 }
 
 /// A run's commit, from its transaction.
-struct Batch {
-    interval: String,
-    version: u64,
-    entry: Entry,
+pub(crate) struct Batch {
+    pub(crate) interval: String,
+    pub(crate) version: u64,
+    pub(crate) entry: Entry,
 }
 
-fn batches(snapshot: &Snapshot) -> impl Iterator<Item = Batch> + '_ {
+pub(crate) fn batches(snapshot: &Snapshot) -> impl Iterator<Item = Batch> + '_ {
     snapshot.txns().filter_map(|txn| {
         let (interval, entry) = txn.app_id.strip_prefix(TXN)?.split_once('/')?;
         let version = u64::try_from(txn.version).ok()?;
@@ -405,7 +407,7 @@ fn latest(snapshot: &Snapshot) -> HashMap<String, Batch> {
 }
 
 /// Beginning of the names of the files that a commit with this token writes.
-fn stem_of(token: &str) -> String {
+pub(crate) fn stem_of(token: &str) -> String {
     let token: String = token.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
     format!("part-{token}-")
 }
@@ -492,7 +494,7 @@ impl<'a> DeltaFiles<'a> {
             return Ok(None);
         }
         // Not named as a compacted file, which would say whose its rows are.
-        let layout = self.table.layout_with(self.state, REWRITTEN.to_owned())?;
+        let layout = Arc::new(self.table.layout_with(self.state, REWRITTEN)?);
         let stem = stem_of(&append.token);
         let mut originals = Vec::new();
         for path in self.state.snapshot.tombstones().filter(|path| path.starts_with(&stem)) {
@@ -539,7 +541,8 @@ impl TableFiles for DeltaFiles<'_> {
         let mut rows: u64 = files.iter().map(|live| live.file.record_count()).sum();
         let mut others = Vec::new();
         let version = append.snapshot.parse::<i64>().unwrap_or(NOBODY);
-        if rows < append.rows {
+        let expected = append.rows.saturating_sub(append.erased);
+        if rows < expected {
             let layout = self.table.compacted_layout(self.state)?;
             let reader = self.reader(&layout);
             for live in rest.iter().filter(|live| segments::is_compacted(&live.file)) {
@@ -553,10 +556,10 @@ impl TableFiles for DeltaFiles<'_> {
                 }
             }
         }
-        if rows < append.rows
-            && let Some((found, left)) = self.appended_elsewhere(rest, append, append.rows - rows).await?
+        if rows < expected
+            && let Some((found, left)) = self.appended_elsewhere(rest, append, expected - rows).await?
         {
-            rows = append.rows;
+            rows = expected;
             files.extend(found);
             others.extend(left);
         }

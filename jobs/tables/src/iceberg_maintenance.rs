@@ -190,7 +190,7 @@ impl IcebergTable {
     }
 
     /// Forgets snapshots in one commit, then deletes what only they needed.
-    async fn expire(&self, layer: &LayerStore, expiry: Expiry, what: &Maintenance, done: &mut Maintained) -> Result<()> {
+    pub(crate) async fn expire(&self, layer: &LayerStore, expiry: Expiry, what: &Maintenance, done: &mut Maintained) -> Result<()> {
         let retention = Retention { superseded_before_ms: what.before(expiry.older_than).timestamp_millis(), keep_last: expiry.keep_last };
         let forgotten: Mutex<Option<(Table, Vec<i64>)>> = Mutex::new(None);
         let outcome = self

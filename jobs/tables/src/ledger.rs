@@ -30,6 +30,14 @@ pub(crate) struct Entry {
     /// rewrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) processed_at: Option<i64>,
+    /// Rows of an append that were erased since, see [`crate::Doomed`].
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) erased: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde's signature")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Entry {
@@ -99,6 +107,22 @@ pub(crate) fn intervals(table: &TableRef, properties: &HashMap<String, String>) 
         }
     }
     Ok(found)
+}
+
+/// All entries, with the keys of their properties.
+pub(crate) fn entries(table: &TableRef, properties: &HashMap<String, String>) -> Result<Vec<(String, Entry)>> {
+    let own = properties.iter().filter(|(key, _)| key.starts_with(PREFIX));
+    own.map(|(key, text)| Ok((key.clone(), parse(table, key, text)?))).collect()
+}
+
+/// An entry as text after some of its rows were erased.
+pub(crate) fn without_rows(table: &TableRef, entry: Entry, erased: u64) -> Result<String> {
+    let entry = Entry { erased: entry.erased + erased, ..entry };
+    serde_json::to_string(&entry).map_err(|error| TableError::Corrupt {
+        table: table.clone(),
+        what: "its ledger".to_owned(),
+        reason: error.to_string(),
+    })
 }
 
 /// The start of an interval as it stands in keys.

@@ -33,7 +33,7 @@ use crate::parquet_provider::{DataObject, ParquetProvider};
 
 const FORMAT: &str = "parquet";
 /// Attempts against other writers before a commit gives up.
-const ATTEMPTS: u32 = 40;
+pub(crate) const ATTEMPTS: u32 = 40;
 
 /// A table of plain Parquet files.
 #[derive(Clone, Debug)]
@@ -186,6 +186,7 @@ impl ParquetTable {
             bytes: added.iter().map(|file| file.bytes).sum(),
             origin: commit.origin.clone(),
             processed_at: None,
+            erased: 0,
         };
         kept.extend(added);
         kept.sort_by(|a, b| a.key.cmp(&b.key));
@@ -223,7 +224,7 @@ impl ParquetTable {
     /// Deletes what the manifest replaced, and `stale` files that it does not name.
     ///
     /// A failure is only logged: the commit stands, and the next commit cleans up.
-    async fn clean(&self, current: &Manifest, stale: Vec<String>) {
+    pub(crate) async fn clean(&self, current: &Manifest, stale: Vec<String>) {
         let live: HashSet<&str> = current.files.iter().map(|file| file.key.as_str()).collect();
         let garbage: HashSet<String> = current.replaced.iter().cloned().chain(stale).filter(|key| !live.contains(key.as_str())).collect();
         for key in garbage {

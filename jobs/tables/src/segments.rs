@@ -12,6 +12,7 @@ use lakehouse_contract::TableRef;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{KeyValue, ParquetMetaDataReader};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 
 /// Beginning of the names of files that compaction wrote.
 pub(crate) const PREFIX: &str = "compacted-";
@@ -68,6 +69,20 @@ pub(crate) async fn described(table: &TableRef, io: &FileIO, file: &DataFile) ->
     Ok(Some(segments))
 }
 
+/// The segments of a file of which some rows go, in the order of its rows; those rows are counted by snapshot.
+pub(crate) fn fewer(segments: &[Segment], gone: &[bool], counts: &mut HashMap<i64, u64>) -> Vec<Segment> {
+    let mut rows = gone.iter();
+    let mut left = Vec::with_capacity(segments.len());
+    for segment in segments {
+        let here = rows.by_ref().take(usize::try_from(segment.rows).unwrap_or(usize::MAX)).filter(|gone| **gone).count() as u64;
+        *counts.entry(segment.snapshot).or_default() += here;
+        if segment.rows > here {
+            left.push(Segment { snapshot: segment.snapshot, rows: segment.rows - here });
+        }
+    }
+    left
+}
+
 /// Neighbours of one snapshot as one segment.
 pub(crate) fn joined(segments: impl IntoIterator<Item = Segment>) -> Vec<Segment> {
     let mut all: Vec<Segment> = Vec::new();
@@ -110,5 +125,14 @@ mod tests {
         let segment = |snapshot, rows| Segment { snapshot, rows };
         assert_eq!(joined([segment(1, 2), segment(1, 3), segment(2, 1), segment(1, 1)]), [segment(1, 5), segment(2, 1), segment(1, 1)]);
         assert!(joined([]).is_empty());
+    }
+
+    #[test]
+    fn rows_are_counted_by_the_append_that_brought_them() {
+        let segment = |snapshot, rows| Segment { snapshot, rows };
+        let mut counts = HashMap::new();
+        let left = fewer(&[segment(1, 2), segment(2, 1), segment(1, 3)], &[true, false, true, false, true, false], &mut counts);
+        assert_eq!(left, [segment(1, 1), segment(1, 2)]);
+        assert_eq!(counts, HashMap::from([(1, 2), (2, 1)]));
     }
 }

@@ -1,15 +1,19 @@
 //! The tables of one lakehouse.
 
+mod register;
+
 use crate::delta_table::{DeltaTable, Logs};
 use crate::folder::folder_of;
 use crate::iceberg_table::IcebergTable;
 use crate::parquet_table::ParquetTable;
-use crate::{Evolution, Maintained, Maintenance, Result, Table, TableDef, TableError, TableFormat, registry};
+use crate::{Doomed, Erased, Evolution, Maintained, Maintenance, Result, Table, TableDef, TableError, TableFormat, registry};
 use futures::future::BoxFuture;
 use iceberg_commit::{ObjectStoreIo, SqlCatalog};
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, Layer, LayerStore, Storage};
 use std::sync::Arc;
+
+pub use register::{Registered, Registration};
 
 /// Name under which the tables stand in the SQL catalog; readers must use the same.
 pub const CATALOG_NAME: &str = "lakehouse";
@@ -175,6 +179,34 @@ impl Tables {
                 Some(TableFormat::Parquet) => Some(ParquetTable::open(&self.db, layer, table).await?.maintain(owner, what).await?),
                 Some(TableFormat::Delta) => Some(self.delta(table)?.maintain(owner, what).await?),
             })
+        })
+    }
+
+    /// Erases rows of an existing table of `owner`, and what older versions of the table hold of them as far as its format lets this crate do it.
+    /// None when there is no such table, or it has none of the columns. Nobody may write to the table meanwhile, or read older states of it.
+    ///
+    /// Every file below the table's folder is searched at the end, whether anything refers to it or not: see [`Erased::left`]. With `dry_run`
+    /// nothing is written. Safe to repeat after a crash at any point.
+    ///
+    /// # Errors
+    /// [`TableError::OwnedByOther`], [`TableError::Corrupt`] for a file that cannot be read, or what store and catalog say.
+    pub fn erase<'a>(
+        &'a self,
+        table: &'a TableRef,
+        owner: &'a str,
+        doomed: &'a Doomed,
+        dry_run: bool,
+    ) -> BoxFuture<'a, Result<Option<Erased>>> {
+        Box::pin(async move {
+            let layer = self.layer_of(table)?;
+            match self.format_of(table).await? {
+                None => Ok(None),
+                Some(TableFormat::Iceberg) => {
+                    IcebergTable::open(&self.catalog, &self.db, table).await?.erase(layer, owner, doomed, dry_run).await
+                }
+                Some(TableFormat::Parquet) => ParquetTable::open(&self.db, layer, table).await?.erase(owner, doomed, dry_run).await,
+                Some(TableFormat::Delta) => self.delta(table)?.erase(owner, doomed, dry_run).await,
+            }
         })
     }
 

@@ -277,7 +277,7 @@ fn sort(layout: &FileLayout, batch: RecordBatch) -> Result<RecordBatch> {
     take_record_batch(&batch, &order).map_err(TableError::arrow(&layout.table))
 }
 
-fn properties() -> WriterPropertiesBuilder {
+pub(crate) fn properties() -> WriterPropertiesBuilder {
     WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         // Truncated statistics are not exact, and the collector of bounds would skip single row groups because of them.

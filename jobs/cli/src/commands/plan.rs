@@ -14,13 +14,10 @@ use crate::{
     check::{Checked, Compiled, check, faults},
     execute::NAMESPACE,
     manifests::Bundle,
-    place::PlaceArguments,
+    place::{DEFAULT_NAMESPACE, PlaceArguments},
     print,
     submit::tell::Format,
 };
-
-/// Namespace of a cluster's pipelines where neither an option nor the manifest says another.
-const DEFAULT_NAMESPACE: &str = "default";
 
 /// Options of `plan`.
 #[derive(Debug, Args)]

@@ -62,6 +62,27 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
     Ok((builder.finish(&raw)?, raw))
 }
 
+/// Calls `take` for every record with the names of the header, its fields (none where it cannot be read) and its range without the line end.
+/// Without a header that can be read, all the bytes are one record that cannot be.
+pub(crate) fn each<'b>(bytes: &'b [u8], mut take: impl FnMut(&[String], Option<&[Value<'b>]>, (usize, usize))) {
+    let mut records = Records { bytes, at: 0 };
+    let mut fields = Vec::new();
+    let Some(header) = records.next(&mut fields) else { return };
+    let names: Vec<String> = match header.and_then(|range| texts(bytes, range, &fields)) {
+        Ok(values) => values.into_iter().map(name).collect(),
+        Err(_) => return take(&[], None, (0, bytes.len())),
+    };
+    while let Some(record) = records.next(&mut fields) {
+        match record {
+            Ok(range) => match texts(bytes, range, &fields) {
+                Ok(values) if values.len() == names.len() => take(&names, Some(&values), range),
+                _ => take(&names, None, range),
+            },
+            Err(fault) => take(&names, None, (fault.start, records.at)),
+        }
+    }
+}
+
 /// Why a record cannot be read, and where it begins.
 #[derive(Debug)]
 struct Fault {

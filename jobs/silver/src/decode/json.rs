@@ -77,7 +77,7 @@ fn rows<'u>(
 }
 
 /// The texts of the elements of an array.
-fn elements(array: &str) -> Result<Vec<&str>, Malformed> {
+pub(crate) fn elements(array: &str) -> Result<Vec<&str>, Malformed> {
     let mut scanner = Scanner::new(array);
     let mut open = Vec::new();
     let mut elements = Vec::new();

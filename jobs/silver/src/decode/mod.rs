@@ -1,8 +1,8 @@
 //! Decoding: the bytes of a unit to rows, straight into Arrow columns.
 
-mod csv;
+pub(crate) mod csv;
 pub(crate) mod html;
-mod json;
+pub(crate) mod json;
 mod ndjson;
 mod parquet;
 pub(crate) mod pointer;
