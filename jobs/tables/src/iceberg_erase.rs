@@ -6,7 +6,7 @@ use crate::iceberg_table::IcebergTable;
 use crate::ledger;
 use crate::live::{IcebergFile, IcebergFiles, TableFiles};
 use crate::maintenance::{Expiry, Maintained, Maintenance};
-use crate::segments::{self, Segment};
+use crate::segments;
 use crate::{Result, TableError, WriteMode, lease};
 use chrono::{TimeDelta, Utc};
 use futures::{StreamExt, stream};
