@@ -14,7 +14,10 @@ from support.postgres import Postgres
 PIPELINE, NAMESPACE, PREFIX = "clicks", "prod", "life-cycle"
 DAY = {"start": "2024-03-01T00:00:00Z", "end": "2024-03-02T00:00:00Z"}
 RUN = "clicks-2024-03-01-0a0b0c0d"
-SOURCE = {"name": "events", "clickstream": {"events": 2000, "users": 50, "products": 5, "seed": 3, "faultsPerTenThousand": 0}}
+SOURCE = {
+    "name": "events",
+    "clickstream": {"events": 2000, "users": 50, "products": 5, "seed": 3, "faultsPerTenThousand": 0},
+}
 TABLE = {
     "name": "clicks",
     "from": "events",
