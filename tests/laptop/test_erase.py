@@ -174,7 +174,9 @@ def append(tmp_path: Path, form: str) -> Path:
         "columns": [column("who", "/visitor/id", "long", required=True), column("at", "/at", "string")],
     }
     source = manifests.landed("visits", "{{ interval.date }}.ndjson", "ndjson")
-    return manifests.write(tmp_path / f"{form}.yaml", manifests.pipeline(f"visits-{form}", [source], [silver]))
+    return manifests.write(
+        tmp_path / f"{form}.yaml", manifests.pipeline(f"visits-{form}", [source], [silver], maintenance={})
+    )
 
 
 def upload(lake: Lakehouse, day: str, visits: Iterable[tuple[object, str]]) -> None:
@@ -192,14 +194,20 @@ def rows(lake: Lakehouse, form: str) -> list[tuple[int, str]]:
     return [(row["who"], row["at"]) for row in outcome.lines]
 
 
-@pytest.mark.parametrize("form", ["iceberg", "delta", "parquet"])
+@pytest.mark.parametrize(
+    ("form", "compacted"), [("iceberg", False), ("iceberg", True), ("delta", False), ("parquet", False)]
+)
 def test_an_append_can_be_replaced_after_some_of_its_rows_were_erased(
-    lake: Lakehouse, tmp_path: Path, form: str
+    lake: Lakehouse, tmp_path: Path, form: str, compacted: bool
 ) -> None:
     manifest = append(tmp_path, form)
     upload(lake, "2024-03-01", [(77001, "a"), ("077001", "b"), (8, "c"), ("none", "77001")])
     upload(lake, "2024-03-02", [(77001, "d"), (9, "e")])
     lake.run(manifest, span=("2024-03-01", "2024-03-02"))
+    if compacted:
+        # Rows of both appends are in one file.
+        lake.run(manifest, interval="2024-03-01", stages=["maintenance"])
+        assert len(list(lake.catalog().load_table("silver.visits_iceberg").scan().plan_files())) == 1
     # Of Delta the older version still needs its files, until VACUUM.
     status = 20 if form == "delta" else 0
     outcome = erasing(lake, manifest, "who=77001")

@@ -34,6 +34,13 @@ pub struct Order<'a> {
 }
 
 impl Order<'_> {
+    /// All tables that the definition writes.
+    fn tables(&self) -> impl Iterator<Item = TableRef> + '_ {
+        let silver =
+            self.definition.silver.iter().flat_map(|table| ["silver", "quarantine"].map(|space| TableRef::new(space, &table.name)));
+        silver.chain(self.definition.gold.iter().map(|model| TableRef::new("gold", &model.name)))
+    }
+
     /// What to look for in the objects and quarantined records of a source: the fields that the key columns of its tables come from, and where no
     /// table has such a column, the field of its name.
     fn redaction(&self, source: &lakehouse_api::pipeline::Source) -> Result<Redaction, CliError> {
@@ -59,6 +66,10 @@ impl Order<'_> {
 /// # Errors
 /// What store and catalog say; what was done until then stays done, and the same command goes on.
 pub async fn erase(order: &Order<'_>, storage: &Storage, tables: &Tables) -> Result<Report, CliError> {
+    // Asked before anything is written: bronze has no owner but its pipeline's name.
+    for name in order.tables() {
+        tables.check_owner(&name, order.owner).await?;
+    }
     let mut report = Report::new(order);
     bronze::erase(order, storage, &mut report).await?;
     for table in &order.definition.silver {

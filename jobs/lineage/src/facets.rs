@@ -55,7 +55,8 @@ pub(crate) fn of_dataset(dataset: &Dataset, name: &DatasetName, catalog: &str, v
         let identifier = json!({"namespace": catalog, "name": table.to_string(), "type": "TABLE"});
         add("symlinks", facet("1-0-1/SymlinksDatasetFacet", json!({"identifiers": [identifier]})));
     }
-    if let Some(format) = &dataset.format {
+    // The facet knows no plain Parquet.
+    if let Some(format) = dataset.format.as_ref().filter(|format| *format != "parquet") {
         add("storage", facet("1-0-1/StorageDatasetFacet", json!({"storageLayer": format, "fileFormat": "parquet"})));
     }
     facets

@@ -182,6 +182,28 @@ impl Tables {
         })
     }
 
+    /// Checks that a table, if it exists, is of `owner`.
+    ///
+    /// # Errors
+    /// [`TableError::OwnedByOther`], or what store and catalog say.
+    pub async fn check_owner(&self, table: &TableRef, owner: &str) -> Result<()> {
+        match self.format_of(table).await? {
+            None => Ok(()),
+            Some(TableFormat::Iceberg) => {
+                let open = IcebergTable::open(&self.catalog, &self.db, table).await?;
+                open.check_owner(open.load().await?.metadata(), owner)
+            }
+            Some(TableFormat::Parquet) => {
+                let open = ParquetTable::open(&self.db, self.layer_of(table)?, table).await?;
+                open.check_owner(&open.load().await?, owner)
+            }
+            Some(TableFormat::Delta) => {
+                let open = self.delta(table)?;
+                open.check_owner(&open.load().await?, owner)
+            }
+        }
+    }
+
     /// Erases rows of an existing table of `owner`, and what older versions of the table hold of them as far as its format lets this crate do it.
     /// None when there is no such table, or it has none of the columns. Nobody may write to the table meanwhile, or read older states of it.
     ///
