@@ -6,7 +6,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use lakehouse_api::pipeline::{CastError, Keep, Outside, SilverTable, TableFormat as ApiFormat, TimeUnit, WriteMode as ApiWrite};
 use lakehouse_contract::{ColumnType, Decode, Reason, ResolvedSilver, StageFailure, TableRef};
 use lakehouse_html::Rules;
-use lakehouse_tables::{Declared, PROCESSED_AT, PartitionField, TableDef, TableFormat, WriteMode};
+use lakehouse_tables::{Declared, PROCESSED_AT, PartitionField, TableDef, TableFormat, WriteMode, with_history};
 
 use crate::{
     cast::data_type,
@@ -86,7 +86,7 @@ pub(crate) struct TablePlan {
     pub(crate) rules: Option<Arc<Rules>>,
     /// What happens to fields that no column takes.
     pub(crate) unknown: Unknown,
-    /// The columns and `processed_at`.
+    /// The columns and `processed_at`, as rows come; a table with history has more.
     pub(crate) schema: SchemaRef,
     pub(crate) deduplicate: Option<DeduplicatePlan>,
     pub(crate) interval: Option<IntervalPlan>,
@@ -165,6 +165,10 @@ impl TablePlan {
         let mode = write_mode(&silver.write)
             .ok_or_else(|| invalid("write needs exactly one of append, replaceInterval, merge, overwrite".to_owned()))?;
         let schema = schema(&columns);
+        let stored = match &mode {
+            WriteMode::History { sequence_by, .. } => with_history(&schema, sequence_by).map_err(&invalid)?,
+            _ => schema.clone(),
+        };
         let partition_by = silver
             .table
             .partition_by
@@ -178,7 +182,7 @@ impl TablePlan {
                 ApiFormat::Parquet => TableFormat::Parquet,
                 ApiFormat::Delta => TableFormat::Delta,
             },
-            schema: schema.clone(),
+            schema: stored,
             partition_by,
             sort_by: silver.table.sort_by.clone(),
             owner: owner.to_owned(),
@@ -264,6 +268,9 @@ fn write_mode(write: &ApiWrite) -> Option<WriteMode> {
     match (&write.append, &write.replace_interval, &write.merge, &write.overwrite) {
         (Some(_), None, None, None) => Some(WriteMode::Append),
         (None, Some(rule), None, None) => Some(WriteMode::ReplaceInterval { column: rule.column.clone() }),
+        (None, None, Some(rule), None) if rule.history => {
+            Some(WriteMode::History { key: rule.key.clone(), sequence_by: rule.sequence_by.clone() })
+        }
         (None, None, Some(rule), None) => Some(WriteMode::Merge { key: rule.key.clone(), sequence_by: rule.sequence_by.clone() }),
         (None, None, None, Some(_)) => Some(WriteMode::Overwrite),
         _ => None,

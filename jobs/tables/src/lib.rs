@@ -46,6 +46,7 @@ mod schema;
 mod segments;
 mod table;
 mod tables;
+mod turn;
 mod writer;
 
 pub use conform::conform;
