@@ -126,6 +126,25 @@ fn fields_refer_to_what_exists() {
 }
 
 #[test]
+fn history_needs_a_beginning_and_its_names() {
+    let history = json!({"merge": {"key": ["coin_id"], "sequenceBy": ["seen_at"], "history": true}});
+    let silver = with(pipeline(), "/spec/silver/0/write", history);
+    refused(&silver, "versions begin at the first column of sequenceBy, which must be required and a date, timestamp or timestamptz");
+    let good = with(silver, "/spec/silver/0/columns/1/required", json!(true));
+    assert_eq!(validate(&good), Vec::new());
+    refused(&with(good.clone(), "/spec/silver/0/columns/1/type", json!("long")), "versions begin at the first column of sequenceBy");
+    for name in ["valid_from", "valid_to", "is_current"] {
+        let mut taken = good.clone();
+        taken["spec"]["silver"][0]["columns"].as_array_mut().unwrap().push(json!({"name": name, "from": "/v", "type": "date"}));
+        refused(&taken, "are added by write.merge.history: choose other names");
+        refused(&with(good.clone(), "/spec/silver/0/unknownFields", json!({"capture": {"column": name}})), "must be another");
+        assert_eq!(validate(&with(taken, "/spec/silver/0/write/merge/history", json!(false))), Vec::new());
+    }
+    let gold = json!({"merge": {"key": ["n"], "sequenceBy": ["n"], "history": true}});
+    refused(&with(pipeline(), "/spec/gold/0/write", gold), "write.merge.history is for silver tables");
+}
+
+#[test]
 fn what_cannot_work_is_refused() {
     refused(&with(pipeline(), "/spec/silver/0/table", json!({"format": "parquet"})), "needs format iceberg");
     let batch = json!([{"name": "r", "batch": "count(*) > 0", "otherwise": "quarantine"}]);

@@ -43,13 +43,17 @@ def test_compaction(stand: Stand, point: Point) -> None:
     stand.run(lake, specs.attempt(spec, 2))
     after = lake.tables()
     assert all(after[name].rows.equals(before[name].rows) for name in TABLES)
-    assert all(after[name].commits == before[name].commits for name in TABLES), "tokens of runs are those that there were"
+    assert all(after[name].commits == before[name].commits for name in TABLES), (
+        "tokens of runs are those that there were"
+    )
     did = {table["name"]: table["maintenance"] for table in lake.report(specs.attempt(spec, 2))["tables"]}
     assert did[TABLES[0]]["filesAfter"] == PARTITIONS
     assert did[TABLES[0]]["notDeleted"] == 0
     # The versions are young: all of them stay, and so does what the dead attempt left.
     assert did[TABLES[0]]["snapshotsLeft"] == OPTIMIZED + 1
     # A run of the same day with another definition replaces exactly what the first one appended.
-    newer = specs.newer_definition(specs.stage_spec(specs.SECOND_DAY, specs.silver_work(specs.SECOND_DAY, specs.SILVER_TABLES)))
+    newer = specs.newer_definition(
+        specs.stage_spec(specs.SECOND_DAY, specs.silver_work(specs.SECOND_DAY, specs.SILVER_TABLES))
+    )
     stand.run(lake, newer)
     assert lake.tables()[TABLES[0]].rows.equals(before[TABLES[0]].rows)

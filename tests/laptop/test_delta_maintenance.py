@@ -47,7 +47,9 @@ def land(lake: Lakehouse, day: str, count: int) -> None:
     """Events of a day; keys come again every day."""
     place = lake.folder / "landing" / "events"
     place.mkdir(parents=True, exist_ok=True)
-    events = [{"id": number, "at": f"{day}T{number % 24:02}:00:00Z", "kind": "ab"[number % 2]} for number in range(count)]
+    events = [
+        {"id": number, "at": f"{day}T{number % 24:02}:00:00Z", "kind": "ab"[number % 2]} for number in range(count)
+    ]
     (place / f"{day}.ndjson").write_text("".join(json.dumps(event) + "\n" for event in events))
 
 
@@ -115,7 +117,14 @@ def test_rows_stay_and_what_is_not_needed_goes(lake: Lakehouse, manifest: Path) 
         assert did[table]["filesAfter"] == len(live(lake, table))
     assert contents(lake) == before
     again = maintain(lake, manifest)
-    deeds = ("filesCompacted", "groupsSkipped", "snapshotsExpired", "expiredFilesDeleted", "orphansDeleted", "notDeleted")
+    deeds = (
+        "filesCompacted",
+        "groupsSkipped",
+        "snapshotsExpired",
+        "expiredFilesDeleted",
+        "orphansDeleted",
+        "notDeleted",
+    )
     assert {counts[deed] for counts in again.values() for deed in deeds} == {0}
 
 

@@ -1,4 +1,4 @@
-"""Three intervals in any order, and at the same time, end in equal tables: merge, replaceInterval, Iceberg and Parquet."""
+"""Three intervals in any order, and at the same time, end in equal tables: merge (also with history), replaceInterval, Iceberg, Delta and Parquet."""
 
 import subprocess
 from collections.abc import Sequence
@@ -23,7 +23,9 @@ def manifest(lake: Lakehouse, tmp_path: Path) -> Path:
 
 def tables(lake: Lakehouse) -> dict[str, list[Row]]:
     """All tables without processed_at; the Parquet one by a listing of its files."""
-    rows = {table: lake.rows(table) for table in orders.expected() if table != "silver.shipments"}
+    elsewhere = {"silver.shipments", "silver.delta_moves"}
+    rows = {table: lake.rows(table) for table in orders.expected() if table not in elsewhere}
+    rows["silver.delta_moves"] = readers.delta_rows(lake.folder / "silver" / "delta_moves")
     rows["silver.shipments"] = readers.parquet_rows(sorted((lake.folder / "silver" / "shipments").rglob("*.parquet")))
     return {table: readers.without(found, {"processed_at"}) for table, found in rows.items()}
 
@@ -61,4 +63,10 @@ def test_the_same_interval_in_parallel_is_committed_once(lake: Lakehouse, manife
     lake.run(manifest, interval=DAYS[0])
     run_together(lake, manifest, [DAYS[1], DAYS[1], DAYS[1]])
     assert tables(lake) == orders.expected(DAYS[:2])
-    assert lake.snapshots() == {"silver.customers": 2, "silver.orders": 2, "gold.daily_orders": 2}
+    assert lake.snapshots() == {
+        "silver.customers": 2,
+        "silver.moves": 2,
+        "silver.orders": 2,
+        "gold.daily_orders": 2,
+    }
+    assert readers.delta_version(lake.folder / "silver" / "delta_moves") == 2

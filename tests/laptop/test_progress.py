@@ -25,10 +25,10 @@ def test_a_program_gets_one_json_object_per_line(lake: Lakehouse, manifest: Path
     stages = [(line["stage"], line["state"]) for line in lines if line.get("event") == "stage"]
     assert stages == [(stage, state) for stage in ("ingest", "silver", "gold") for state in ("Running", "Succeeded")]
     (silver,) = [line for line in lines if (line.get("stage"), line.get("state")) == ("silver", "Succeeded")]
-    # Six records, read once for each of three tables; one table is deduplicated, and so is a merge.
-    assert silver["totals"]["rowsRead"] == 18
-    assert silver["totals"]["rowsWritten"] == 3 + 3 + 6
-    assert silver["totals"]["rowsDeduplicated"] == 6
+    # Six records, read once for each of five tables; one table is deduplicated, and so are three merges.
+    assert silver["totals"]["rowsRead"] == 30
+    assert silver["totals"]["rowsWritten"] == 4 * 3 + 6
+    assert silver["totals"]["rowsDeduplicated"] == 4 * 3
 
 
 def test_a_person_at_a_terminal_sees_every_stage(lake: Lakehouse, manifest: Path) -> None:
@@ -55,4 +55,4 @@ def test_a_person_at_a_terminal_sees_every_stage(lake: Lakehouse, manifest: Path
     assert '{"event"' not in text
     for stage in ("ingest", "silver", "gold"):
         assert f"✓ {stage}" in text
-    assert "18 rows read, 12 written" in text
+    assert "30 rows read, 18 written" in text

@@ -4,6 +4,7 @@ import json
 from collections import Counter, defaultdict
 from datetime import date, datetime
 from decimal import ROUND_HALF_UP, Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -62,7 +63,11 @@ def test_the_register_is_merged_to_one_row_a_device(lake: Lakehouse) -> None:
     assert len(register) == len(DAYS) * DEVICES
     times = {"installed_at", "seen_at"}
     newest = [
-        {name: datetime.fromisoformat(value) if name in times else value for name, value in device.items()}
+        {
+            name: datetime.fromisoformat(value) if name in times else value
+            for name, value in device.items()
+            if name != "firmware_since"
+        }
         for device in register
         if device["seen_at"].startswith(DAYS[-1])
     ]
@@ -70,6 +75,24 @@ def test_the_register_is_merged_to_one_row_a_device(lake: Lakehouse) -> None:
     assert {row["device_id"] for row in lake.rows("gold.dim_device")} == {
         reading["device_id"] for reading in records(lake, "readings")
     }
+
+
+def test_a_version_of_a_device_holds_until_its_next_firmware(tmp_path: Path) -> None:
+    lake = Lakehouse(tmp_path / "lake")
+    for day in ("2024-05-01", "2024-10-01", "2024-07-01"):
+        lake.run(manifests.DEPLOY / "sensors.yaml", interval=day, stages=["ingest", "silver"])
+    seen: dict[str, dict[datetime, str]] = defaultdict(dict)
+    for device in records(lake, "register"):
+        seen[device["device_id"]][datetime.fromisoformat(device["firmware_since"])] = device["firmware"]
+    expected = []
+    for device, versions in seen.items():
+        begins = sorted(versions)
+        for begin, end in zip(begins, [*begins[1:], None], strict=True):
+            version = {"device_id": device, "firmware": versions[begin], "firmware_since": begin}
+            expected.append(version | {"valid_from": begin, "valid_to": end, "is_current": end is None})
+    assert len(expected) > len(seen), "five months bring most devices another firmware"
+    found = readers.without(lake.rows("silver.device_versions"), {"processed_at"})
+    assert found == readers.ordered(expected)
 
 
 def test_gold_is_what_python_computes(lake: Lakehouse) -> None:

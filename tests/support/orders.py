@@ -1,6 +1,6 @@
 """A small pipeline with every write mode whose result must not depend on order, and three days of input for it.
 
-`customers` merges by key, `orders` replaces its interval in Iceberg, `shipments` does in Parquet; `daily_orders` is computed from them.
+`customers` merges by key, `moves` and `delta_moves` keep the history of it, `orders` replaces its interval in Iceberg, `shipments` does in Parquet; `daily_orders` is computed from them.
 """
 
 import json
@@ -58,6 +58,20 @@ def definition(**spec: Any) -> Document:
             "write": {"replaceInterval": {"column": "ordered_at"}},
             "columns": [column("order_id", "/id", "string", required=True), at],
         },
+        *(
+            {
+                "name": name,
+                "from": "orders",
+                "table": {"format": form},
+                "write": {"merge": {"key": ["customer_id"], "sequenceBy": ["seen_at"], "history": True}},
+                "columns": [
+                    column("customer_id", "/customer", "string", required=True),
+                    column("city", "/city", "string"),
+                    column("seen_at", "/at", "timestamptz", required=True),
+                ],
+            }
+            for name, form in (("moves", "iceberg"), ("delta_moves", "delta"))
+        ),
     ]
     gold = [
         {
@@ -93,15 +107,25 @@ def _at(day: str, hour: int) -> datetime:
 def expected(days: Sequence[str] = DAYS) -> dict[str, list[Row]]:
     """What the tables hold once these days were run, in whatever order; without processed_at."""
     latest: dict[str, Row] = {}
+    seen: dict[str, list[Row]] = {}
     orders, daily = [], []
     for day in sorted(days):
         for order, customer, city, hour, amount in ORDERS[day]:
             at = _at(day, hour)
             orders.append({"order_id": order, "customer_id": customer, "ordered_at": at, "amount": Decimal(amount)})
+            seen.setdefault(customer, []).append({"customer_id": customer, "city": city, "seen_at": at})
             if customer not in latest or at > latest[customer]["seen_at"]:
                 latest[customer] = {"customer_id": customer, "city": city, "seen_at": at}
         amounts = [Decimal(order[-1]) for order in ORDERS[day]]
         daily.append({"day": _at(day, 0), "orders": len(amounts), "amount": sum(amounts)})
     shipments = [{"order_id": row["order_id"], "ordered_at": row["ordered_at"]} for row in orders for _ in range(2)]
-    tables = {"silver.customers": list(latest.values()), "silver.orders": orders, "gold.daily_orders": daily}
+    moves = []
+    for versions in seen.values():
+        versions.sort(key=lambda version: version["seen_at"])
+        for version, after in zip(versions, [*versions[1:], None], strict=True):
+            end = after["seen_at"] if after else None
+            validity = {"valid_from": version["seen_at"], "valid_to": end, "is_current": end is None}
+            moves.append(version | validity)
+    history = {"silver.moves": moves, "silver.delta_moves": moves}
+    tables = history | {"silver.customers": list(latest.values()), "silver.orders": orders, "gold.daily_orders": daily}
     return {name: ordered(rows) for name, rows in {**tables, "silver.shipments": shipments}.items()}

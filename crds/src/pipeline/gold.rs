@@ -15,6 +15,7 @@ use super::table::{TableLayout, WriteMode};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.table) && has(self.table.format) && self.table.format == 'parquet' && has(self.write.merge))").message("write.merge needs format iceberg or delta: parquet tables have no commit log"))]
+#[x_kube(validation = Rule::new("!has(self.write.merge) || !has(self.write.merge.history) || !self.write.merge.history").message("write.merge.history is for silver tables: a model computes validity in SQL, with lead() over the key"))]
 pub struct GoldModel {
     /// Table name within the namespace `gold`.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z][a-z0-9_]*$"))]

@@ -16,6 +16,9 @@ use super::{
 #[x_kube(validation = Rule::new("!has(self.write.replaceInterval) || self.columns.exists(c, c.name == self.write.replaceInterval.column)").message("write.replaceInterval.column must name a column of the table"))]
 #[x_kube(validation = Rule::new("!has(self.write.merge) || self.write.merge.key.all(k, self.columns.exists(c, c.name == k))").message("write.merge.key must name columns of the table"))]
 #[x_kube(validation = Rule::new("!has(self.write.merge) || self.write.merge.sequenceBy.all(k, self.columns.exists(c, c.name == k))").message("write.merge.sequenceBy must name columns of the table"))]
+#[x_kube(validation = Rule::new("!has(self.write.merge) || !has(self.write.merge.history) || !self.write.merge.history || !self.columns.exists(c, c.name in ['valid_from', 'valid_to', 'is_current'])").message("columns valid_from, valid_to and is_current are added by write.merge.history: choose other names"))]
+#[x_kube(validation = Rule::new("!has(self.write.merge) || !has(self.write.merge.history) || !self.write.merge.history || !has(self.unknownFields) || !has(self.unknownFields.capture) || !(self.unknownFields.capture.column in ['valid_from', 'valid_to', 'is_current'])").message("columns valid_from, valid_to and is_current are added by write.merge.history: unknownFields.capture.column must be another"))]
+#[x_kube(validation = Rule::new("!has(self.write.merge) || !has(self.write.merge.history) || !self.write.merge.history || self.write.merge.sequenceBy.size() == 0 || self.columns.exists(c, c.name == self.write.merge.sequenceBy[0] && has(c.required) && c.required && c.type in ['date', 'timestamp', 'timestamptz'])").message("write.merge.history: versions begin at the first column of sequenceBy, which must be required and a date, timestamp or timestamptz"))]
 #[x_kube(validation = Rule::new("!has(self.unknownFields) || !has(self.unknownFields.capture) || !self.columns.exists(c, c.name == self.unknownFields.capture.column)").message("unknownFields.capture.column must not be one of columns: it is added to them"))]
 #[x_kube(validation = Rule::new("!has(self.deduplicate) || self.deduplicate.key.all(k, self.columns.exists(c, c.name == k))").message("deduplicate.key must name columns of the table"))]
 pub struct SilverTable {
@@ -62,9 +65,12 @@ pub struct Column {
     pub from: String,
     /// string, boolean, int, long, float, double, decimal(P,S), date, timestamp, timestamptz, or json (the value's JSON text).
     #[serde(rename = "type")]
-    #[schemars(regex(
-        pattern = r"^(string|boolean|int|long|float|double|date|timestamp|timestamptz|json|decimal\( ?[0-9]{1,2} ?, ?[0-9]{1,2} ?\))$"
-    ))]
+    #[schemars(
+        length(max = 32),
+        regex(
+            pattern = r"^(string|boolean|int|long|float|double|date|timestamp|timestamptz|json|decimal\( ?[0-9]{1,2} ?, ?[0-9]{1,2} ?\))$"
+        )
+    )]
     pub type_: String,
     /// A missing or null value is a fault of the row.
     #[serde(default)]

@@ -103,7 +103,7 @@ fn default_faults() -> i32 {
 /// Generated readings of temperature and humidity sensors, or the register of these devices.
 ///
 /// Readings: device_id, ts, temperature (°C), humidity (%), anomaly (`spike`, `stuck`, `offset`, or null: the label of an injected anomaly).
-/// Devices: device_id, model, site, installed_at, firmware, seen_at. The same seed, source and interval give the same bytes; a device is
+/// Devices: device_id, model, site, installed_at, firmware, firmware_since, seen_at. The same seed, source and interval give the same bytes; a device is
 /// the same in both streams and in every interval.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]

@@ -51,7 +51,7 @@ pub struct WriteMode {
     /// Replace the rows of the run's interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replace_interval: Option<ReplaceInterval>,
-    /// One row per key; the highest sequence wins, in whatever order runs come.
+    /// One row per key; the highest sequence wins, in whatever order runs come. With `history` one row per key and version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub merge: Option<Merge>,
     /// Replace the whole table.
@@ -100,6 +100,11 @@ pub struct Merge {
     #[schemars(length(min = 1, max = 8))]
     pub key: Vec<String>,
     /// Columns that order the versions of a row, most significant first. Two different rows with the same key and sequence fail the stage.
-    #[schemars(length(min = 1, max = 8))]
+    #[schemars(length(min = 1, max = 8), inner(length(min = 1, max = 128)))]
     pub sequence_by: Vec<String>,
+    /// Keep every version instead of the last one (slowly changing dimension, type 2; silver tables only). Added columns say when a version is
+    /// valid: `valid_from`, the first column of `sequenceBy`; `valid_to`, that of the next version and not included, null for the last one;
+    /// `is_current`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub history: bool,
 }

@@ -96,7 +96,7 @@ impl Workshop {
         if let Some(other) = self.db.lease_holder(&resource).await?.filter(|other| order.wait.is_zero() && is_alive(other)) {
             return Err(busy(shown(&other)));
         }
-        let options = LeaseOptions { ttl: LEASE, wait: order.wait.max(LEASE + PAUSE) };
+        let options = LeaseOptions { ttl: LEASE, wait: order.wait.max(LEASE + PAUSE), ..LeaseOptions::default() };
         match self.db.acquire_lease(&resource, &holder, options).await {
             Err(StorageError::LeaseBusy { holder, .. }) => Err(busy(shown(&holder))),
             other => Ok(other?),

@@ -64,6 +64,8 @@ pub enum Decision {
     Nothing,
     /// To commit a change.
     Commit(Box<Change>),
+    /// To be asked again with the newest state: what was given is old, because something was waited for.
+    Again,
 }
 
 /// How a commit ended.
@@ -102,6 +104,7 @@ impl DeltaLog {
             let loaded = Instant::now();
             let change = match decide(current.clone()).await? {
                 Decision::Nothing => return Ok(Outcome { snapshot: current, committed: false }),
+                Decision::Again => continue,
                 Decision::Commit(change) => change,
             };
             let version = current.version() + 1;

@@ -39,6 +39,8 @@ pub enum Decision {
     Commit(Box<Plan>),
     /// Nothing is to be done; the table has it already.
     Nothing,
+    /// To be asked again with metadata loaded anew: the planner waited for something, and what it was given is old.
+    Again,
 }
 
 /// What a commit did.
@@ -78,6 +80,7 @@ impl SqlCatalog {
             let snapshot_id = new_snapshot_id(&base);
             let plan = match plan(Attempt { table: base.clone(), snapshot_id, number }).await? {
                 Decision::Nothing => return Ok(Outcome::Nothing(base)),
+                Decision::Again => continue,
                 Decision::Commit(plan) => *plan,
             };
             let scratch = plan.scratch.clone();

@@ -7,7 +7,7 @@ use lakehouse_api::pipeline::{CastError, Keep, Outside, SilverTable, TableFormat
 use lakehouse_contract::{ColumnType, Decode, Reason, ResolvedSilver, StageFailure, TableRef};
 use lakehouse_html::Rules;
 use lakehouse_quality::Rules as Quality;
-use lakehouse_tables::{Declared, PROCESSED_AT, PartitionField, TableDef, TableFormat, WriteMode};
+use lakehouse_tables::{Declared, PROCESSED_AT, PartitionField, TableDef, TableFormat, WriteMode, with_history};
 
 use crate::{
     cast::data_type,
@@ -87,7 +87,7 @@ pub(crate) struct TablePlan {
     pub(crate) rules: Option<Arc<Rules>>,
     /// What happens to fields that no column takes.
     pub(crate) unknown: Unknown,
-    /// The columns and `processed_at`.
+    /// The columns and `processed_at`, as rows come; a table with history has more.
     pub(crate) schema: SchemaRef,
     pub(crate) deduplicate: Option<DeduplicatePlan>,
     pub(crate) interval: Option<IntervalPlan>,
@@ -171,6 +171,10 @@ impl TablePlan {
         let mode = write_mode(&silver.write)
             .ok_or_else(|| invalid("write needs exactly one of append, replaceInterval, merge, overwrite".to_owned()))?;
         let schema = schema(&columns);
+        let stored = match &mode {
+            WriteMode::History { sequence_by, .. } => with_history(&schema, sequence_by).map_err(&invalid)?,
+            _ => schema.clone(),
+        };
         let partition_by = silver
             .table
             .partition_by
@@ -184,7 +188,7 @@ impl TablePlan {
                 ApiFormat::Parquet => TableFormat::Parquet,
                 ApiFormat::Delta => TableFormat::Delta,
             },
-            schema: schema.clone(),
+            schema: stored,
             partition_by,
             sort_by: silver.table.sort_by.clone(),
             owner: owner.to_owned(),
@@ -273,6 +277,9 @@ fn write_mode(write: &ApiWrite) -> Option<WriteMode> {
     match (&write.append, &write.replace_interval, &write.merge, &write.overwrite) {
         (Some(_), None, None, None) => Some(WriteMode::Append),
         (None, Some(rule), None, None) => Some(WriteMode::ReplaceInterval { column: rule.column.clone() }),
+        (None, None, Some(rule), None) if rule.history => {
+            Some(WriteMode::History { key: rule.key.clone(), sequence_by: rule.sequence_by.clone() })
+        }
         (None, None, Some(rule), None) => Some(WriteMode::Merge { key: rule.key.clone(), sequence_by: rule.sequence_by.clone() }),
         (None, None, None, Some(_)) => Some(WriteMode::Overwrite),
         _ => None,

@@ -8,11 +8,14 @@ use crate::{CatalogDb, Dialect, Result, StorageError};
 use sqlx::Row;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinHandle;
 
 const CREATE: &str = "CREATE TABLE IF NOT EXISTS lakehouse_leases (
     resource VARCHAR(512) NOT NULL PRIMARY KEY, holder VARCHAR(512) NOT NULL, expires_at BIGINT NOT NULL)";
+
+/// Steps of a random share of a pause.
+const JITTERS: u32 = 1_000;
 
 /// How long a lease lasts and how long to wait for one.
 #[derive(Clone, Copy, Debug)]
@@ -21,11 +24,13 @@ pub struct LeaseOptions {
     pub ttl: Duration,
     /// Longest wait for the lease of another holder.
     pub wait: Duration,
+    /// Longest pause between two looks whether it is free; half of it or more, so that those who wait do not look all at once.
+    pub pause: Duration,
 }
 
 impl Default for LeaseOptions {
     fn default() -> Self {
-        Self { ttl: Duration::from_secs(20), wait: Duration::from_secs(600) }
+        Self { ttl: Duration::from_secs(20), wait: Duration::from_secs(600), pause: Duration::from_millis(500) }
     }
 }
 
@@ -56,8 +61,14 @@ impl CatalogDb {
                     waited_seconds: started.elapsed().as_secs(),
                 });
             }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(Duration::from_millis(500));
+            // Looking is a read; only who finds it free writes, so that many who wait do not keep the holder from its work.
+            loop {
+                tokio::time::sleep(pause / 2 + pause / 2 * jitter() / JITTERS).await;
+                pause = (pause * 2).min(options.pause);
+                if started.elapsed() >= options.wait || self.lease_holder(resource).await?.is_none() {
+                    break;
+                }
+            }
         }
         let lost = Arc::new(AtomicBool::new(false));
         let renewal = tokio::spawn(renew(self.clone(), resource.to_owned(), holder.to_owned(), options.ttl, lost.clone()));
@@ -130,6 +141,11 @@ impl Drop for Lease {
     fn drop(&mut self) {
         self.renewal.abort();
     }
+}
+
+/// A number below [`JITTERS`] that differs from process to process: what is left of the clock's microseconds.
+fn jitter() -> u32 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos() / 1_000 % JITTERS)
 }
 
 /// Renews at a third of the time to live; a failed renewal is tried again until the lease is surely over.

@@ -122,7 +122,7 @@ async fn many_openers_of_one_file_agree() {
 async fn a_lease_has_one_holder_and_ends_with_release_or_time() {
     let directory = tempfile::tempdir().unwrap();
     let (one, other) = (database(&directory).await, database(&directory).await);
-    let brief = LeaseOptions { ttl: Duration::from_millis(600), wait: Duration::from_millis(200) };
+    let brief = LeaseOptions { ttl: Duration::from_millis(600), wait: Duration::from_millis(200), ..LeaseOptions::default() };
     let held = one.acquire_lease("table:silver.t", "one", brief).await.unwrap();
     let refused = other.acquire_lease("table:silver.t", "other", brief).await.unwrap_err();
     assert!(matches!(&refused, StorageError::LeaseBusy { holder, .. } if holder == "one"), "{refused}");
@@ -143,7 +143,7 @@ async fn a_lease_has_one_holder_and_ends_with_release_or_time() {
 async fn a_lost_lease_says_so() {
     let directory = tempfile::tempdir().unwrap();
     let db = database(&directory).await;
-    let options = LeaseOptions { ttl: Duration::from_millis(300), wait: Duration::ZERO };
+    let options = LeaseOptions { ttl: Duration::from_millis(300), wait: Duration::ZERO, ..LeaseOptions::default() };
     let held = db.acquire_lease("r", "one", options).await.unwrap();
     sqlx::query("UPDATE lakehouse_leases SET holder = 'thief', expires_at = expires_at + 60000").execute(db.pool()).await.unwrap();
     tokio::time::sleep(Duration::from_millis(400)).await;

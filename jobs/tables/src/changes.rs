@@ -1,8 +1,8 @@
 //! What a commit changes: which files come and which go, by the write mode, from the state that it will follow.
 
+use crate::history::HistoryRules;
 use crate::ledger::{self, Entry};
 use crate::live::{Appended, TableFiles};
-use crate::history::HistoryRules;
 use crate::merge::{MergePlan, MergeRules};
 use crate::replace::IntervalRows;
 use crate::table::StagedContent;

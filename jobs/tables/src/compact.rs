@@ -91,12 +91,7 @@ pub(crate) struct GroupRows {
 
 /// Writes the rows of a group into one file. With `segments` rows keep their order, and the file says which commits they are from; otherwise
 /// all of them are sorted by the table's order.
-pub(crate) async fn rewrite(
-    layout: &Arc<FileLayout>,
-    group: GroupRows,
-    number: usize,
-    segments: Option<Vec<Segment>>,
-) -> Result<DataFile> {
+pub(crate) async fn rewrite(layout: &Arc<FileLayout>, group: GroupRows, number: usize, segments: Option<Vec<Segment>>) -> Result<DataFile> {
     let (rows, metadata) = match segments {
         Some(all) => (group.rows, segments::to_metadata(&layout.table, &segments::joined(all))?),
         None => (sorted(layout, group.rows).await?, Vec::new()),

@@ -5,7 +5,7 @@ use crate::delta_files::{DeltaFile, to_add};
 use crate::delta_table::{DeltaFiles, DeltaTable, State, Stop};
 use crate::iceberg_maintenance::{BATCH_BYTES, BATCH_GROUPS};
 use crate::maintenance::{Expiry, Maintained, Maintenance, Orphans, delete_all};
-use crate::{Result, TableError, WriteMode, ledger, lease};
+use crate::{Result, TableError, WriteMode, lease, ledger};
 use chrono::Utc;
 use delta_commit::{Add, Change, Decision, DeltaError, History, parse_interval, version_of};
 use futures::{StreamExt, TryStreamExt, stream};

@@ -115,12 +115,7 @@ fn processed_at(batch: &RecordBatch, time: i64) -> BooleanArray {
 }
 
 /// Rows that equal those of the files which they were written into; none when these are gone or not all are found.
-async fn mark_equal<O: Opens>(
-    opens: &O,
-    layout: &Arc<FileLayout>,
-    candidates: &[DeltaFile],
-    wanted: &Wanted,
-) -> Result<Option<Marked>> {
+async fn mark_equal<O: Opens>(opens: &O, layout: &Arc<FileLayout>, candidates: &[DeltaFile], wanted: &Wanted) -> Result<Option<Marked>> {
     if wanted.originals.iter().map(DataFile::record_count).sum::<u64>() != wanted.rows {
         return Ok(None);
     }

@@ -15,6 +15,7 @@ use crate::parquet_provider::{DataObject, ParquetProvider};
 use crate::rows::RowStream;
 use crate::segments::Segment;
 use crate::table::StagedContent;
+use crate::turn::Turn;
 use crate::writer::{Check, FileLayout};
 use crate::{
     BatchStream, Commit, Committed, IntervalCommit, PROCESSED_AT, PartitionField, Result, Staged, Table, TableError, TableFormat, WriteMode,
@@ -601,12 +602,16 @@ impl Table for DeltaTable {
 
     async fn commit(&self, staged: Staged, commit: &Commit) -> Result<Committed> {
         let lease = lease::of_commit(&self.db, &self.table, commit).await?;
+        let turn = Turn::new(&self.db, &self.table);
         let offered = AtomicBool::new(false);
         let outcome = self
             .log
             .commit(|snapshot| {
-                let (staged, lease, offered) = (&staged, &lease, &offered);
+                let (staged, lease, turn, offered) = (&staged, &lease, &turn, &offered);
                 async move {
+                    if turn.waited().await {
+                        return Ok(Decision::Again);
+                    }
                     if let Some(lease) = lease {
                         lease.ensure_held().map_err(TableError::from)?;
                     }
@@ -618,6 +623,7 @@ impl Table for DeltaTable {
                 }
             })
             .await;
+        turn.end().await;
         lease::release(&self.table, lease).await;
         let outcome = outcome.map_err(|stop| self.stopped(stop))?;
         // Another attempt committed this token. Files that were offered once may be the ones it committed.

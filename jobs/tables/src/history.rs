@@ -101,7 +101,12 @@ impl HistoryRules {
     }
 
     /// Puts versions among those of the table as it is now.
-    pub(crate) async fn plan<F: TableFiles>(&self, input: &[RecordBatch], files: &F, layout: Arc<FileLayout>) -> Result<MergePlan<F::Live>> {
+    pub(crate) async fn plan<F: TableFiles>(
+        &self,
+        input: &[RecordBatch],
+        files: &F,
+        layout: Arc<FileLayout>,
+    ) -> Result<MergePlan<F::Live>> {
         let failed = TableError::arrow(&self.table);
         let input = concat_batches(&self.plain, input).map_err(&failed)?;
         let live = files.live().await?;
@@ -139,7 +144,8 @@ impl HistoryRules {
     }
 
     fn without_history(&self, batch: &RecordBatch) -> Result<RecordBatch> {
-        let columns: Vec<usize> = (0..batch.num_columns()).filter(|at| !HISTORY.contains(&batch.schema_ref().field(*at).name().as_str())).collect();
+        let columns: Vec<usize> =
+            (0..batch.num_columns()).filter(|at| !HISTORY.contains(&batch.schema_ref().field(*at).name().as_str())).collect();
         let batch = batch.project(&columns).map_err(TableError::arrow(&self.table))?;
         crate::conform(&self.table, &batch, &self.plain)
     }
@@ -170,10 +176,8 @@ impl HistoryRules {
         let failed = TableError::arrow(&self.table);
         let number = |row: usize| u32::try_from(row).unwrap_or(u32::MAX);
         let order: UInt32Array = versions.iter().flatten().map(|row| number(*row)).collect();
-        let next: UInt32Array = versions
-            .iter()
-            .flat_map(|rows| (0..rows.len()).map(|at| rows.get(at + 1).map(|row| number(*row))))
-            .collect();
+        let next: UInt32Array =
+            versions.iter().flat_map(|rows| (0..rows.len()).map(|at| rows.get(at + 1).map(|row| number(*row)))).collect();
         let rows = take_record_batch(all, &order).map_err(&failed)?;
         let begins = all.column_by_name(&self.begin).ok_or_else(|| TableError::Definition {
             table: self.table.clone(),
@@ -188,7 +192,9 @@ impl HistoryRules {
                 VALID_FROM => from.clone(),
                 VALID_TO => to.clone(),
                 IS_CURRENT => Arc::new(current.clone()),
-                name => rows.column_by_name(name).cloned().unwrap_or_else(|| arrow::array::new_null_array(field.data_type(), rows.num_rows())),
+                name => {
+                    rows.column_by_name(name).cloned().unwrap_or_else(|| arrow::array::new_null_array(field.data_type(), rows.num_rows()))
+                }
             });
         }
         RecordBatch::try_new(layout.arrow.clone(), columns).map_err(&failed)

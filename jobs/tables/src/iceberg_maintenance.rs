@@ -3,8 +3,8 @@
 use crate::candidate::BRANCH;
 use crate::compact::{GroupRows, concatenated, groups, rewrite};
 use crate::iceberg_table::IcebergTable;
-use crate::live::IcebergFile;
 use crate::ledger;
+use crate::live::IcebergFile;
 use crate::maintenance::{Expiry, Maintained, Maintenance, Orphans, delete_all};
 use crate::{Result, TableError, WriteMode, lease, segments};
 use iceberg::spec::{DataFile, Operation, Struct};

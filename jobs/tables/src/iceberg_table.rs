@@ -10,6 +10,7 @@ use crate::live::IcebergFiles;
 use crate::provider::IcebergProvider;
 use crate::segments;
 use crate::table::StagedContent;
+use crate::turn::Turn;
 use crate::writer::FileLayout;
 use crate::{BatchStream, Commit, Committed, IntervalCommit, Result, Staged, Table, TableError, TableFormat, lease, schema};
 use arrow::datatypes::SchemaRef;
@@ -285,12 +286,16 @@ impl Table for IcebergTable {
 
     async fn commit(&self, staged: Staged, commit: &Commit) -> Result<Committed> {
         let lease = lease::of_commit(&self.db, &self.table, commit).await?;
+        let turn = Turn::new(&self.db, &self.table);
         let offered = AtomicBool::new(false);
         let outcome = self
             .catalog
             .commit(&self.table.namespace, &self.table.name, |attempt: Attempt| {
-                let (staged, lease, offered) = (&staged, &lease, &offered);
+                let (staged, lease, turn, offered) = (&staged, &lease, &turn, &offered);
                 async move {
+                    if turn.waited().await {
+                        return Ok(Decision::Again);
+                    }
                     if let Some(lease) = lease {
                         lease.ensure_held()?;
                     }
@@ -306,6 +311,7 @@ impl Table for IcebergTable {
                 }
             })
             .await;
+        turn.end().await;
         lease::release(&self.table, lease).await;
         let (table, already) = match outcome? {
             Outcome::Committed { table, .. } => (table, false),

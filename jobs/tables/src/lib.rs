@@ -55,6 +55,7 @@ mod schema;
 mod segments;
 mod table;
 mod tables;
+mod turn;
 mod writer;
 
 pub use candidate::{Audit, Candidate};

@@ -36,7 +36,9 @@ async fn reopened(lake: &Lake) -> Arc<dyn lakehouse_tables::Table> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_kind_of_table_keeps_its_rows_and_loses_its_small_files() {
-    for (partitions, mode) in [(&[][..], WriteMode::Append), (&["region"][..], replace()), (&[][..], merge()), (&["region"][..], WriteMode::Append)] {
+    for (partitions, mode) in
+        [(&[][..], WriteMode::Append), (&["region"][..], replace()), (&[][..], merge()), (&["region"][..], WriteMode::Append)]
+    {
         let lake = lake().await;
         let table = twenty_days(&lake, &sorted(partitions), &mode).await;
         let (expected, before) = (read(&table).await, table.find_commit("token-7").await.unwrap().unwrap());
@@ -122,7 +124,12 @@ async fn versions_within_the_retention_stay_readable() {
     for number in 1..=6 {
         write(&table, rows(&[(number, 0, 1, None)]), &commit_of(&number.to_string(), day(number), WriteMode::Overwrite)).await.unwrap();
     }
-    let expire = |days, keep_last| Maintenance { compact: None, orphans: None, expire: Some(Expiry { older_than: HOUR, keep_last }), ..after_days(days) };
+    let expire = |days, keep_last| Maintenance {
+        compact: None,
+        orphans: None,
+        expire: Some(Expiry { older_than: HOUR, keep_last }),
+        ..after_days(days)
+    };
     assert_eq!(deeds(&maintain(&lake, &table, &expire(0, 1)).await.counts), [0; 6], "all were superseded just now");
     let counts = maintain(&lake, &table, &expire(1, 3)).await.counts;
     assert_eq!((counts.snapshots_expired, counts.snapshots_left), (4, 3), "{counts:?}");
@@ -142,7 +149,8 @@ async fn versions_within_the_retention_stay_readable() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_asks_for_a_longer_past_keeps_it() {
-    for (property, kept) in [("delta.logRetentionDuration", "interval 30 days"), ("delta.deletedFileRetentionDuration", "interval 4 weeks")] {
+    for (property, kept) in [("delta.logRetentionDuration", "interval 30 days"), ("delta.deletedFileRetentionDuration", "interval 4 weeks")]
+    {
         let lake = lake().await;
         let mut definition = sorted(&[]);
         definition.properties.insert(property.to_owned(), kept.to_owned());
@@ -155,7 +163,10 @@ async fn a_table_that_asks_for_a_longer_past_keeps_it() {
     definition.properties.insert("delta.logRetentionDuration".to_owned(), "interval a month".to_owned());
     let table = lake.tables.ensure(&definition).await.unwrap();
     let text = lake.tables.maintain(table.table(), OWNER, &after_days(1)).await.unwrap_err().to_string();
-    assert!(text.contains("silver.t") && text.contains("property delta.logRetentionDuration") && text.contains("\"interval a month\""), "{text}");
+    assert!(
+        text.contains("silver.t") && text.contains("property delta.logRetentionDuration") && text.contains("\"interval a month\""),
+        "{text}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,7 +184,12 @@ async fn orphans_go_when_they_are_old_and_nothing_else_does() {
     let folder = log_of(&lake).parent().unwrap().to_owned();
     std::fs::create_dir(folder.join("_private")).unwrap();
     std::fs::write(folder.join("_private/kept.parquet"), "x").unwrap();
-    let orphans = |days, dry_run| Maintenance { compact: None, expire: None, orphans: Some(Orphans { older_than: HOUR, dry_run }), ..after_days(days) };
+    let orphans = |days, dry_run| Maintenance {
+        compact: None,
+        expire: None,
+        orphans: Some(Orphans { older_than: HOUR, dry_run }),
+        ..after_days(days)
+    };
     let before = files(lake.directory.path());
     assert_eq!(deeds(&maintain(&lake, &table, &orphans(0, false)).await.counts), [0; 6], "younger than the grace");
     assert_eq!(maintain(&lake, &table, &orphans(1, true)).await.counts.orphans_deleted, 3);

@@ -1,6 +1,6 @@
 """Reads a table with readers that share no code with the writer, and prints its rows as JSON.
 
-usage: readers.py pyiceberg CATALOG_URI NAMESPACE.TABLE [PROPERTIES_JSON]
+usage: readers.py pyiceberg CATALOG_URI NAMESPACE.TABLE [PROPERTIES_JSON [SNAPSHOT]]
        readers.py duckdb METADATA_LOCATION
        readers.py duckdb-parquet FOLDER
        readers.py delta-rs LOCATION [VERSION [OPTIONS_JSON]]
@@ -30,7 +30,7 @@ def show(value: Any) -> str:
     return str(value)
 
 
-def from_pyiceberg(uri: str, name: str, properties: str) -> list[Row]:
+def from_pyiceberg(uri: str, name: str, properties: str, snapshot: int | None) -> list[Row]:
     from pyiceberg.catalog.sql import SqlCatalog
 
     options = {
@@ -41,7 +41,7 @@ def from_pyiceberg(uri: str, name: str, properties: str) -> list[Row]:
     }
     options.update(json.loads(properties))
     table = SqlCatalog("lakehouse", **options).load_table(name)
-    rows = table.scan().to_arrow().select(["id", "at", "price", "region"]).to_pylist()
+    rows = table.scan(snapshot_id=snapshot).to_arrow().select(["id", "at", "price", "region"]).to_pylist()
     print(table.metadata_location, file=sys.stderr)
     return [tuple(row.values()) for row in rows]
 
@@ -89,7 +89,8 @@ def from_duckdb_delta(folder: str) -> list[Row]:
 def main(arguments: list[str]) -> None:
     reader, *rest = arguments
     if reader == "pyiceberg":
-        rows = from_pyiceberg(rest[0], rest[1], rest[2] if len(rest) > 2 else "{}")
+        snapshot = int(rest[3]) if len(rest) > 3 else None
+        rows = from_pyiceberg(rest[0], rest[1], rest[2] if len(rest) > 2 else "{}", snapshot)
     elif reader == "duckdb":
         rows = from_duckdb(*rest)
     elif reader == "duckdb-parquet":

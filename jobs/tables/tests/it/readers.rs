@@ -3,7 +3,8 @@
 //! `LAKEHOUSE_READERS` is a Python with `pyiceberg[sql-sqlite,sql-postgres,pyarrow]`, `s3fs`, `deltalake`, `duckdb` and its
 //! extensions. Without it the
 //! test says so and passes. `LAKEHOUSE_TEST_CATALOG` (a postgresql:// URI), and `LAKEHOUSE_TEST_S3` (an endpoint, with the keys in the usual
-//! AWS variables and a bucket `LAKEHOUSE_TEST_BUCKET`), add a second round there.
+//! AWS variables and a bucket `LAKEHOUSE_TEST_BUCKET`), add a second round there. `LAKEHOUSE_SPARK` (a Python that has Spark, with
+//! `LAKEHOUSE_SPARK_JARS` as `tests/support/spark.py` sets them) adds Spark to the first.
 
 use crate::common::*;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
@@ -13,7 +14,8 @@ use lakehouse_storage::{Bucket, Credentials, Layer, S3Options, Storage};
 use lakehouse_tables::{CATALOG_NAME, Compaction, Declared, Expiry, Maintenance, Orphans, Table, TableDef, TableFormat, Tables, WriteMode};
 use sqlx::Row;
 use std::collections::BTreeMap;
-use std::process::Command;
+use std::io::Write;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 pub fn python() -> Option<String> {
@@ -29,6 +31,47 @@ pub fn outside(python: &str, arguments: &[&str]) -> Vec<String> {
     let output = Command::new(python).arg(script).args(arguments).output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A table that Spark is asked for, as `tests/spark/reader.py` takes it, and the rows that it must find.
+struct Asked {
+    order: serde_json::Value,
+    expected: Vec<String>,
+}
+
+impl Asked {
+    fn new(format: &str, table: &str, version: Option<&str>, expected: Vec<String>) -> Self {
+        Self { order: serde_json::json!({"format": format, "table": table, "version": version}), expected }
+    }
+}
+
+/// One session of Spark reads all tables, where `LAKEHOUSE_SPARK` names a Python that has it.
+fn spark_agrees(catalog: &std::path::Path, asked: &[Asked]) {
+    let Ok(python) = std::env::var("LAKEHOUSE_SPARK") else {
+        println!("WITHOUT SPARK: LAKEHOUSE_SPARK names no Python that has it");
+        return;
+    };
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/spark/reader.py");
+    let tables: Vec<&serde_json::Value> = asked.iter().map(|asked| &asked.order).collect();
+    let mut command = Command::new(python).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let order = serde_json::json!({"catalog": catalog, "tables": tables}).to_string();
+    command.stdin.take().unwrap().write_all(order.as_bytes()).unwrap();
+    let output = command.wait_with_output().unwrap();
+    assert!(output.status.success(), "Spark: {}", String::from_utf8_lossy(&output.stderr));
+    let answer: Vec<Vec<BTreeMap<String, serde_json::Value>>> = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(answer.len(), asked.len());
+    for (asked, rows) in asked.iter().zip(answer) {
+        let text = |value: &serde_json::Value| match value {
+            serde_json::Value::Null => "null".to_owned(),
+            serde_json::Value::String(text) => text.replace("+00:00", "Z"),
+            other => other.to_string(),
+        };
+        let mut found: Vec<String> =
+            rows.iter().map(|row| ["id", "at", "price", "region"].map(|column| text(&row[column])).join(" | ")).collect();
+        found.sort();
+        assert_eq!(found, asked.expected, "Spark, {}", asked.order);
+    }
+    println!("Spark read {} tables and versions", asked.len());
 }
 
 async fn metadata_location(tables: &Tables, table: &TableRef) -> String {
@@ -130,6 +173,7 @@ async fn compact_and_expire(tables: &Tables, table: &TableRef) {
 async fn readers_agree_on_a_laptop() {
     let Some(python) = python() else { return };
     let lake = lake().await;
+    let mut asked = Vec::new();
     let uri = format!("sqlite:///{}/catalog.db", lake.directory.path().display());
     for table in histories(&lake.tables, TableFormat::Iceberg, "").await {
         let expected = read(&table).await;
@@ -141,6 +185,7 @@ async fn readers_agree_on_a_laptop() {
         assert_eq!(outside(&python, &["pyiceberg", &uri, &table.table().to_string()]), expected, "PyIceberg, maintained {}", table.table());
         let location = metadata_location(&lake.tables, table.table()).await;
         assert_eq!(outside(&python, &["duckdb", &location]), expected, "DuckDB, maintained {}", table.table());
+        asked.push(Asked::new("iceberg", &table.table().to_string(), None, expected));
     }
     for table in histories(&lake.tables, TableFormat::Delta, "_delta").await {
         let name = table.table();
@@ -157,6 +202,17 @@ async fn readers_agree_on_a_laptop() {
         }
         assert_eq!(outside(&python, &["delta-rs", &location]), read(&table).await, "delta-rs after a checkpoint, {name}");
         assert_eq!(outside(&python, &["duckdb-delta", &location]), read(&table).await, "DuckDB after a checkpoint, {name}");
+        asked.push(Asked::new("delta", &location, Some("1"), first));
+        asked.push(Asked::new("delta", &location, None, read(&table).await));
+    }
+    for table in histories(&lake.tables, TableFormat::Delta, "_maintained").await {
+        let name = table.table();
+        let location = lake.directory.path().join("silver").join(&name.name).display().to_string();
+        let expected = read(&table).await;
+        compact_and_expire(&lake.tables, name).await;
+        assert_eq!(outside(&python, &["delta-rs", &location]), expected, "delta-rs, maintained {name}");
+        assert_eq!(outside(&python, &["duckdb-delta", &location]), expected, "DuckDB, maintained {name}");
+        asked.push(Asked::new("delta", &location, None, expected));
     }
     let mut definition = definition("plain");
     definition.format = TableFormat::Parquet;
@@ -167,6 +223,7 @@ async fn readers_agree_on_a_laptop() {
     }
     let folder = lake.directory.path().join("silver/plain");
     assert_eq!(outside(&python, &["duckdb-parquet", &folder.display().to_string()]), read(&table).await);
+    spark_agrees(&lake.directory.path().join("catalog.db"), &asked);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -110,16 +110,18 @@ impl Lines for Register {
         let Some(device) = self.devices.next() else { return false };
         let age = (self.at.timestamp() - device.installed) / SECONDS_A_DAY;
         let text = |time: DateTime<Utc>| time.to_rfc3339_opts(SecondsFormat::Secs, true);
-        let installed = DateTime::from_timestamp(device.installed, 0).unwrap_or_default();
+        let instant = |seconds: i64| text(DateTime::from_timestamp(seconds, 0).unwrap_or_default());
+        let updates = age / FIRMWARE_AFTER;
         // Writing to a Vec cannot fail.
         let _ = writeln!(
             out,
-            r#"{{"device_id":"d{:05}","model":"{}","site":"{}","installed_at":"{}","firmware":"1.{}","seen_at":"{}"}}"#,
+            r#"{{"device_id":"d{:05}","model":"{}","site":"{}","installed_at":"{}","firmware":"1.{}","firmware_since":"{}","seen_at":"{}"}}"#,
             device.number,
             MODELS[device.model].0,
             SITES[device.site].0,
-            text(installed),
-            age / FIRMWARE_AFTER,
+            instant(device.installed),
+            updates,
+            instant(device.installed + updates * FIRMWARE_AFTER * SECONDS_A_DAY),
             text(self.at),
         );
         true

@@ -1,7 +1,7 @@
 //! `sensors`: generated readings of temperature and humidity, as a gateway would forward them, or the register of the devices.
 //!
 //! NDJSON. Stream `readings`: `device_id`, `ts`, `temperature` (°C), `humidity` (%), `anomaly`; one per device and tick, in the order of
-//! time, less those that never arrived. Stream `devices`: `device_id`, `model`, `site`, `installed_at`, `firmware`, `seen_at`; one per device
+//! time, less those that never arrived. Stream `devices`: `device_id`, `model`, `site`, `installed_at`, `firmware`, `firmware_since`, `seen_at`; one per device
 //! that was installed when the interval began.
 //!
 //! A device has a daily cycle (warmest at 16:00 UTC), noise after its model, and a drift that a recalibration ends twice a year. Readings are
