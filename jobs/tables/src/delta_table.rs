@@ -210,12 +210,12 @@ impl DeltaTable {
         format!("{}/{}", self.folder, percent_encoding::percent_decode_str(path).decode_utf8_lossy())
     }
 
-    /// Decides what this attempt commits, from the state that it will follow.
-    async fn plan(&self, snapshot: Arc<Snapshot>, staged: &Staged, commit: &Commit) -> Result<Decision> {
+    /// What this attempt commits, from the state that it will follow; none when the token is committed.
+    async fn plan(&self, snapshot: Arc<Snapshot>, staged: &Staged, commit: &Commit) -> Result<Option<Box<Change>>> {
         let own = batches(&snapshot).filter(|batch| batch.interval == ledger::interval_start(commit));
         let latest = own.max_by_key(|batch| (batch.version, batch.entry.erased));
         if latest.as_ref().is_some_and(|batch| batch.entry.token == commit.token) {
-            return Ok(Decision::Nothing);
+            return Ok(None);
         }
         let state = self.state(snapshot)?;
         if staged.onto.as_ref().is_some_and(|schema| *schema != state.snapshot.metadata().schema_string) {
@@ -228,7 +228,7 @@ impl DeltaTable {
         let version = state.snapshot.version() + 1;
         let mut entry = changes.entry(commit, version.to_string());
         entry.processed_at = processed_at(staged, commit, &state.schema);
-        Ok(Decision::Commit(Box::new(self.publication(&layout, changes, &entry, commit)?)))
+        Ok(Some(Box::new(self.publication(&layout, changes, &entry, commit)?)))
     }
 
     /// The commit of staged rows, decided on the newest version and not sent, and the table as it would be.
@@ -236,7 +236,7 @@ impl DeltaTable {
         let state = self.load().await?;
         let snapshot = state.snapshot.clone();
         match self.plan(snapshot.clone(), staged, commit).await? {
-            Decision::Nothing => {
+            None => {
                 let found = self.outcome(&snapshot, &commit.token, true).await?;
                 let missing = || TableError::Corrupt {
                     table: self.table.clone(),
@@ -245,7 +245,7 @@ impl DeltaTable {
                 };
                 Err(Unprepared::Already(Box::new(found.ok_or_else(missing)?)))
             }
-            Decision::Commit(change) => {
+            Some(change) => {
                 let gone: HashSet<&str> = change.remove.iter().map(String::as_str).collect();
                 let files = snapshot.files().filter(|add| !gone.contains(add.path.as_str())).chain(&change.add);
                 let provider = self.provider_of(files, &state)?;
@@ -615,11 +615,11 @@ impl Table for DeltaTable {
                     if let Some(lease) = lease {
                         lease.ensure_held().map_err(TableError::from)?;
                     }
-                    let decision = self.plan(snapshot, staged, commit).await?;
-                    if matches!(decision, Decision::Commit(_)) {
+                    let change = self.plan(snapshot, staged, commit).await?;
+                    if change.is_some() {
                         offered.store(true, Ordering::Release);
                     }
-                    Ok::<_, Stop>(decision)
+                    Ok::<_, Stop>(change.map_or(Decision::Nothing, Decision::Commit))
                 }
             })
             .await;
