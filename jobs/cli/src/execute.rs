@@ -228,12 +228,17 @@ fn new_run(order: &Order<'_>, label: &str, identity: String) -> RunRecord {
 fn identity(order: &Order<'_>) -> String {
     let definition = order.definition;
     let request = &order.request;
-    digest_json(&(
+    let run = digest_json(&(
         order.pipeline,
         (&definition.interval, &definition.parameters, &definition.ingest, &definition.silver, &definition.gold),
         &order.lakehouse.connections,
-        (&request.interval, &request.stages, &request.parameters, &request.store, &request.refresh),
-    ))
+        (&request.interval, &request.stages, &request.parameters, &request.store),
+    ));
+    // A run that refreshes nothing is the one that it was before runs could.
+    match request.refresh {
+        None => run,
+        Some(refresh) => digest_json(&(run, refresh)),
+    }
 }
 
 /// The intervals that options ask for, in order.
