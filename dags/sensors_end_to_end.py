@@ -3,7 +3,7 @@
 `upload` puts the day's file where the source `checks` looks for it; put your own export in the place of `measured_by_hand`. Ingest takes it and the
 readings of the devices, silver makes a Delta table of the checks and an Iceberg table of the readings, gold reads both. Between them
 `accept` looks at what silver had to put aside: when that is more than `max_quarantined_percent` of the rows, the DAG run ends there, gold keeps
-what it has, and people are told. Once the rows are mended (upload the file again) clear `upload` and what comes after it.
+what it has, and people are told. Once the rows are mended (upload the file again) clear `upload` and what comes after it. Gold computes the later days again that read the day.
 Apply deploy/airflow/uploads.yaml first.
 """
 
@@ -89,6 +89,8 @@ with DAG(
             task_id=stage,
             pipeline=PIPELINE,
             stages=[stage],
+            # A file that comes late for an earlier day changes the week after it too.
+            refresh="Stale" if stage == "gold" else None,
             on_kill_action="{{ params.on_kill }}",
             outlets=tables(written),
         )

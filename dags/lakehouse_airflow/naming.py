@@ -9,10 +9,13 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 Grain = Literal["hourly", "daily", "monthly"]
 Stage = Literal["ingest", "silver", "gold", "maintenance"]
+
+Refresh = Literal["Stale", "Full"]
+"""Which intervals gold computes beside that of the run: `spec.refresh`."""
 
 GRAINS: tuple[Grain, ...] = get_args(Grain)
 STAGES: tuple[Stage, ...] = get_args(Stage)
@@ -85,6 +88,17 @@ def in_order(stages: Sequence[str] | None) -> tuple[Stage, ...]:
     if len(set(asked)) != len(asked):
         raise ValueError(f"stages {', '.join(asked)}: each stage may stand once")
     return tuple(stage for stage in STAGES if stage in asked)
+
+
+def checked_refresh(refresh: str | None, stages: Sequence[Stage]) -> Refresh | None:
+    """What `spec.refresh` may be for these stages; raises ValueError otherwise."""
+    if refresh is None:
+        return None
+    if refresh not in get_args(Refresh):
+        raise ValueError(f"refresh {refresh!r} is not one of {', '.join(get_args(Refresh))}")
+    if "gold" not in stages:
+        raise ValueError(f"refresh {refresh}: it is the gold stage that refreshes, and stages are {', '.join(stages)}")
+    return cast("Refresh", refresh)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lakehouse_airflow import assets
 from lakehouse_airflow.client import Lakehouse, Refused
 from lakehouse_airflow.defaults import CONSOLE
 from lakehouse_airflow.links import ReportLink, console_page
-from lakehouse_airflow.naming import Interval, Submission, in_order, key_of, scope_of
+from lakehouse_airflow.naming import Interval, Refresh, Submission, checked_refresh, in_order, key_of, scope_of
 from lakehouse_airflow.runs import Outcome, Request, failure_line, finished, name_of, outcome, report_of
 from lakehouse_airflow.triggers import LakehouseRunTrigger, OnKill
 
@@ -39,6 +39,7 @@ class LakehouseRunOperator(BaseOperator):
     :param interval_start: begin of the interval; by default the DAG run's data interval's. (templated)
     :param parameters: values that replace the pipeline's parameters of the same name. (templated)
     :param inputs_from: run whose bronze objects are the input of silver. (templated)
+    :param refresh: `Stale` or `Full`: intervals that gold computes beside this one, those whose inputs have changed since or all.
     :param namespace: where the pipeline is; by default what the connection says, or the namespace Airflow runs in. (templated)
     :param on_kill_action: `cancel` or `leave`: what becomes of the run when a person marks or clears the waiting task, or when
         the task's `execution_timeout` has passed. (templated)
@@ -65,6 +66,7 @@ class LakehouseRunOperator(BaseOperator):
         interval_start: str = "{{ data_interval_start | ts }}",
         parameters: Mapping[str, str] | None = None,
         inputs_from: str | None = None,
+        refresh: Refresh | None = None,
         namespace: str | None = None,
         kubernetes_conn_id: str = "kubernetes_default",
         on_kill_action: OnKill = "leave",
@@ -78,6 +80,7 @@ class LakehouseRunOperator(BaseOperator):
         self.interval_start = interval_start
         self.parameters = dict(parameters or {})
         self.inputs_from = inputs_from
+        self.refresh = checked_refresh(refresh, self.stages)
         self.namespace = namespace
         self.kubernetes_conn_id = kubernetes_conn_id
         self.on_kill_action = on_kill_action
@@ -137,6 +140,7 @@ class LakehouseRunOperator(BaseOperator):
             key=key_of(dag_id, run_id, context["dag_run"].clear_number or 0),
             parameters={name: str(value) for name, value in self.parameters.items()},
             inputs_from=self.inputs_from or None,
+            refresh=self.refresh,
         )
 
     def _seconds_left(self, context: Any) -> float | None:

@@ -10,7 +10,7 @@ from kubernetes.client import models as k8s
 
 from lakehouse_airflow import assets
 from lakehouse_airflow.defaults import CLIENT_IMAGE, NAMESPACE, SERVICE_ACCOUNT
-from lakehouse_airflow.naming import DEFAULT_STAGES, PIPELINE_LABEL, in_order
+from lakehouse_airflow.naming import DEFAULT_STAGES, PIPELINE_LABEL, Refresh, checked_refresh, in_order
 
 OUTCOME_FILE = "/airflow/xcom/return.json"
 """Where KubernetesPodOperator's sidecar looks for the task's XCom."""
@@ -74,6 +74,7 @@ def submit_stage(
     interval: str = "{{ data_interval_start | ts }}",
     parameters: Mapping[str, str] | None = None,
     inputs_from: str | None = None,
+    refresh: Refresh | None = None,
     on_terminate: str = "leave",
     timeout: str = "2h",
     writes: Sequence[str] = (),
@@ -87,6 +88,7 @@ def submit_stage(
     :param interval: begin of the interval. (templated)
     :param parameters: values that replace the pipeline's parameters of the same name. (templated)
     :param inputs_from: run whose bronze objects are the input of silver. (templated)
+    :param refresh: `Stale` or `Full`: intervals that gold computes beside this one, those whose inputs have changed since or all.
     :param on_terminate: `cancel` or `leave`: what becomes of the run when the pod is stopped. (templated)
     :param timeout: how long the pod waits, such as 30m. (templated)
     :param writes: tables that the stage writes, such as `silver.coins`: the task's outlets.
@@ -101,6 +103,8 @@ def submit_stage(
         arguments += ["--parameter", f"{name}={value}"]
     if inputs_from:
         arguments += ["--inputs-from", inputs_from]
+    if refresh := checked_refresh(refresh, asked):
+        arguments += ["--refresh", refresh.lower()]
     arguments += ["--scope", SCOPE, "--key", KEY, "--wait", "--timeout", timeout]
     arguments += ["--on-terminate", on_terminate, "--outcome-file", OUTCOME_FILE, "--output", "text"]
     labels = {

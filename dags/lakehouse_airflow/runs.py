@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lakehouse_airflow.naming import DEFAULT_STAGES, KEY_ANNOTATION, ORDINAL_LABEL, STAGES, Submission
+from lakehouse_airflow.naming import DEFAULT_STAGES, KEY_ANNOTATION, ORDINAL_LABEL, STAGES, Refresh, Submission
 
 GROUP = "lakehouse.rs"
 VERSION = "v1alpha1"
@@ -98,6 +98,7 @@ class Request:
     """Idempotency key: a run that succeeded under the same key is not executed again."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     inputs_from: str | None = None
+    refresh: Refresh | None = None
 
     def spec(self) -> dict[str, Any]:
         """`spec` of the run, without what only a retry has."""
@@ -112,6 +113,8 @@ class Request:
             spec["parameters"] = dict(self.parameters)
         if self.inputs_from:
             spec["inputsFrom"] = self.inputs_from
+        if self.refresh:
+            spec["refresh"] = self.refresh
         return spec
 
     def manifest(self, ordinal: int, retry_of: str | None) -> Run:
@@ -156,7 +159,12 @@ class Conflict:
 def _difference(run: Run, request: Request) -> str | None:
     """The first field in which an unfinished run differs from what is asked for, as a person reads it."""
     asked, there = request.spec(), run["spec"]
-    for name, absent in (("stages", list(DEFAULT_STAGES)), ("parameters", {}), ("inputsFrom", None)):
+    for name, absent in (
+        ("stages", list(DEFAULT_STAGES)),
+        ("parameters", {}),
+        ("inputsFrom", None),
+        ("refresh", None),
+    ):
         wanted, found = asked.get(name) or absent, there.get(name) or absent
         if name == "stages":
             found = [stage for stage in STAGES if stage in found]

@@ -177,6 +177,7 @@ def test_a_day_of_sensors_from_the_upload_to_gold(api: FakeApi, dags: dict[str, 
     assert xcom(run, "upload") == "s3://landing/checks/2024-06-22/airflow.csv"
     assert [made["spec"]["stages"] for made in api.runs.values()] == [["ingest"], ["silver"], ["gold"]]
     assert {made["spec"]["pipeline"] for made in api.runs.values()} == {"uploads"}
+    assert [made["spec"].get("refresh") for made in api.runs.values()] == [None, None, "Stale"]
     assert xcom(run, "accept").endswith(": 0 of 8 rows are in quarantine")
 
 

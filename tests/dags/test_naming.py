@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lakehouse_airflow.naming import Interval, Submission, in_order, key_of, rfc3339, scope_of
+from lakehouse_airflow.naming import Interval, Submission, checked_refresh, in_order, key_of, rfc3339, scope_of
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors" / "run-names.json"
 CASES: list[dict[str, Any]] = json.loads(VECTORS.read_text())["cases"]
@@ -45,6 +45,17 @@ def test_names_are_kubernetes_names_and_their_manifests_match(case: dict[str, An
     assert fnmatch(key, asked.manifest_pattern())
     other = Submission(asked.pipeline, asked.interval, asked.stages, asked.scope + "another DAG run")
     assert not fnmatch(key, other.manifest_pattern())
+
+
+def test_only_gold_refreshes() -> None:
+    assert checked_refresh(None, ("ingest",)) is None
+    assert checked_refresh("Full", ("silver", "gold")) == "Full"
+    with pytest.raises(ValueError, match=r"^refresh 'stale' is not one of Stale, Full$"):
+        checked_refresh("stale", ("gold",))
+    with pytest.raises(
+        ValueError, match=r"^refresh Stale: it is the gold stage that refreshes, and stages are ingest, silver$"
+    ):
+        checked_refresh("Stale", ("ingest", "silver"))
 
 
 def test_key_changes_with_clearing_and_scope_does_not() -> None:

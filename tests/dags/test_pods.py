@@ -65,12 +65,19 @@ def test_every_pod_is_found_again_and_cleaned_up(task: KubernetesPodOperator) ->
 
 def test_every_argument_of_the_pod_operator_may_be_given(api: FakeApi) -> None:
     task = submit_stage(
-        "shop", ["gold", "silver"], task_id="both", inputs_from="a-run", deferrable=False, startup_timeout_seconds=7
+        "shop",
+        ["gold", "silver"],
+        task_id="both",
+        inputs_from="a-run",
+        refresh="Stale",
+        deferrable=False,
+        startup_timeout_seconds=7,
     )
     assert (task.deferrable, task.startup_timeout_seconds, task.task_id) == (False, 7, "both")
     assert task.labels["lakehouse.rs/pipeline"] == "shop"
     arguments: list[Any] = task.arguments
-    assert arguments[6:12] == ["--stage", "silver", "--stage", "gold", "--inputs-from", "a-run"]
+    expected = ["--stage", "silver", "--stage", "gold", "--inputs-from", "a-run", "--refresh", "stale"]
+    assert arguments[6:14] == expected
 
 
 def test_all_stages_are_one_run(api: FakeApi) -> None:

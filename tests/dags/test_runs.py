@@ -62,6 +62,7 @@ def test_make_or_adopt(runs: list[tuple[Any, ...]], expected: Create | str) -> N
     [
         ({"parameters": {"limit": "5"}}, "spec.parameters is {'limit': '5'}, asked for is {}"),
         ({"inputs_from": "another"}, "spec.inputsFrom is another, asked for is None"),
+        ({"refresh": "Stale"}, "spec.refresh is Stale, asked for is None"),
     ],
 )
 def test_an_unfinished_run_that_does_other_work_is_in_the_way(more: dict[str, Any], words: str) -> None:

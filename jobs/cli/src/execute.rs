@@ -265,15 +265,20 @@ fn new_run(order: &Order<'_>, label: &str, identity: String) -> RunRecord {
 fn identity(order: &Order<'_>) -> String {
     let definition = order.definition;
     let request = &order.request;
-    let digest = digest_json(&(
+    let run = digest_json(&(
         order.pipeline,
         (&definition.interval, &definition.parameters, &definition.ingest, &definition.silver, &definition.gold),
         &order.lakehouse.connections,
-        (&request.interval, &request.stages, &request.parameters, &request.store, &request.refresh),
+        (&request.interval, &request.stages, &request.parameters, &request.store),
     ));
+    // A run that refreshes or replays nothing is the one that it was before runs could.
+    let refreshed = match request.refresh {
+        None => run,
+        Some(refresh) => digest_json(&(run, refresh)),
+    };
     match &order.replay {
-        None => digest,
-        Some(tables) => digest_json(&(digest, "replay", tables, &request.inputs_from)),
+        None => refreshed,
+        Some(tables) => digest_json(&(refreshed, "replay", tables, &request.inputs_from)),
     }
 }
 

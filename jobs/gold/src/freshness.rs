@@ -129,10 +129,12 @@ pub async fn stale(tables: &Tables, models: &[TableRef]) -> Result<BTreeMap<Tabl
     }
     let origins = ledgers.0.values().flat_map(BTreeMap::values).filter_map(|known| known.origin.as_ref());
     let inputs: BTreeSet<String> = origins.flat_map(|origin| origin.inputs.keys().cloned()).collect();
-    for (namespace, name) in
-        inputs.iter().filter(|table| !ledgers.0.contains_key(*table)).filter_map(|table| table.split_once('.')).collect::<Vec<_>>()
-    {
-        ledgers.read(tables, &TableRef::new(namespace, name), None).await?;
+    for table in inputs {
+        if let Some((namespace, name)) = table.split_once('.')
+            && !ledgers.0.contains_key(&table)
+        {
+            ledgers.read(tables, &TableRef::new(namespace, name), None).await?;
+        }
     }
     let mut found: BTreeMap<TableRef, Vec<DateTime<Utc>>> = BTreeMap::new();
     // What a stale interval will become is not known: whatever was computed from it is stale too.

@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, ValueEnum};
 use kube::ResourceExt;
 use lakehouse_api::{LakehousePipeline, LakehouseRun, common::HumanDuration};
-use lakehouse_contract::{Interval, ResolveError, Stage};
+use lakehouse_contract::{Interval, Refresh, ResolveError, Stage};
 use serde_json::json;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -66,6 +66,9 @@ pub struct SubmitArguments {
     /// The run whose bronze objects are the input of silver. Empty: the newest of the interval.
     #[arg(long, value_name = "RUN", default_value = "", hide_default_value = true)]
     inputs_from: String,
+    /// Which intervals gold computes beside this one: those whose inputs have changed since they were computed, or all that the tables have.
+    #[arg(long, value_enum, value_name = "WHICH")]
+    refresh: Option<RefreshArgument>,
     /// Wait for the end of the run, show its progress and its logs (the default).
     #[arg(long, overrides_with = "no_wait")]
     wait: bool,
@@ -93,6 +96,24 @@ enum OnTerminate {
     Cancel,
     /// It goes on; the same command adopts it.
     Leave,
+}
+
+/// See [`Refresh`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum RefreshArgument {
+    /// Those whose inputs have changed since.
+    Stale,
+    /// All.
+    Full,
+}
+
+impl From<RefreshArgument> for Refresh {
+    fn from(argument: RefreshArgument) -> Self {
+        match argument {
+            RefreshArgument::Stale => Self::Stale,
+            RefreshArgument::Full => Self::Full,
+        }
+    }
 }
 
 /// A run that is ours.
@@ -202,16 +223,21 @@ fn submission(arguments: &SubmitArguments, pipeline: &LakehousePipeline) -> Resu
     if let Some(stage) = arguments.stage.iter().find(absent) {
         return Err(refused(ResolveError::NoSuchStage(*stage).to_string()));
     }
+    let stages = in_order(&arguments.stage);
+    if arguments.refresh.is_some() && (!stages.contains(&Stage::Gold) || pipeline.spec.gold.is_empty()) {
+        return Err(refused("--refresh: it is the gold stage that refreshes, and the run would not have it".to_owned()));
+    }
     let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
     Ok(Submission {
         pipeline: arguments.pipeline.clone(),
         grain,
         interval,
-        stages: in_order(&arguments.stage),
+        stages,
         scope: given(&arguments.scope),
         key: given(&arguments.key),
         parameters: arguments.parameter.iter().cloned().collect::<BTreeMap<_, _>>(),
         inputs_from: given(&arguments.inputs_from),
+        refresh: arguments.refresh.map(Into::into),
     })
 }
 

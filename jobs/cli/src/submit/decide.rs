@@ -83,7 +83,7 @@ fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn or_absent(value: Option<&String>) -> String {
+fn or_absent(value: Option<&impl Serialize>) -> String {
     value.map_or_else(|| "absent".to_owned(), json)
 }
 
@@ -99,6 +99,7 @@ fn conflict(run: &LakehouseRun, asked: &Submission) -> Option<Conflict> {
         .or_else(|| differs("stages", json(&stages), json(&asked.stages)))
         .or_else(|| parameter(&spec.parameters, &asked.parameters).and_then(|(name, there, asked)| differs(&name, there, asked)))
         .or_else(|| differs("inputsFrom", or_absent(spec.inputs_from.as_ref()), or_absent(asked.inputs_from.as_ref())))
+        .or_else(|| differs("refresh", or_absent(spec.refresh.as_ref()), or_absent(asked.refresh.as_ref())))
 }
 
 /// The first parameter that differs: path, value there, value asked for.
@@ -123,6 +124,7 @@ mod tests {
             key: key.map(str::to_owned),
             parameters: BTreeMap::from([("limit".to_owned(), "5".to_owned())]),
             inputs_from: None,
+            refresh: None,
         }
     }
 
@@ -207,6 +209,8 @@ mod tests {
         assert_eq!(conflict(|run| run.spec.parameters.clear()), format!("{name}.parameters.limit is absent, asked for is \"5\""));
         let inputs = conflict(|run| run.spec.inputs_from = Some("x".to_owned()));
         assert_eq!(inputs, format!("{name}.inputsFrom is \"x\", asked for is absent"));
+        let refresh = conflict(|run| run.spec.refresh = Some(lakehouse_contract::Refresh::Stale));
+        assert_eq!(refresh, format!("{name}.refresh is \"Stale\", asked for is absent"));
         let stages = conflict(|run| run.spec.stages = None);
         assert_eq!(stages, format!("{name}.stages is [\"ingest\",\"silver\",\"gold\"], asked for is [\"silver\"]"));
         assert!(conflict(|run| run.spec.pipeline = "other".to_owned()).contains("spec.pipeline is \"other\""));

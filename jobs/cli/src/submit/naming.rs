@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use lakehouse_api::{LakehouseRun, LakehouseRunSpec, run::RunState};
 use lakehouse_contract::{
-    Interval, IntervalGrain, Stage,
+    Interval, IntervalGrain, Refresh, Stage,
     interval::rfc3339,
     names::{LONGEST, PIPELINE_LABEL, cut},
 };
@@ -39,6 +39,8 @@ pub struct Submission {
     pub parameters: BTreeMap<String, String>,
     /// The run whose bronze objects are the input.
     pub inputs_from: Option<String>,
+    /// Which intervals gold computes beside this one.
+    pub refresh: Option<Refresh>,
 }
 
 /// The stages asked for, each once and in the order of execution; none asked for means those of [`Stage::DEFAULT`].
@@ -102,7 +104,7 @@ impl Submission {
                 interval: self.interval.into(),
                 stages: (self.stages != Stage::DEFAULT).then(|| self.stages.clone()),
                 inputs_from: self.inputs_from.clone(),
-                refresh: None,
+                refresh: self.refresh,
                 parameters: self.parameters.clone(),
                 retry_of,
                 state: RunState::Active,
@@ -153,6 +155,7 @@ mod tests {
             key: None,
             parameters: BTreeMap::new(),
             inputs_from: None,
+            refresh: None,
         }
     }
 
@@ -190,6 +193,7 @@ mod tests {
         let mut asked = submission("crypto", IntervalGrain::Daily, "2024-06-22", &[Stage::Gold, Stage::Ingest], "d/r");
         asked.key = Some("d/r/0".to_owned());
         asked.inputs_from = Some("other".to_owned());
+        asked.refresh = Some(Refresh::Stale);
         asked.parameters.insert("limit".to_owned(), "5".to_owned());
         let run = serde_json::to_value(asked.run(2, Some("crypto-1".to_owned()))).unwrap();
         assert_eq!(run["metadata"]["name"], asked.name(2));
@@ -197,7 +201,7 @@ mod tests {
         assert_eq!(run["metadata"]["labels"]["lakehouse.rs/ordinal"], "2");
         let spec = serde_json::json!({
             "pipeline": "crypto", "interval": {"start": "2024-06-22T00:00:00Z", "end": "2024-06-23T00:00:00Z"}, "stages": ["ingest", "gold"],
-            "inputsFrom": "other", "parameters": {"limit": "5"}, "retryOf": "crypto-1", "state": "Active",
+            "inputsFrom": "other", "refresh": "Stale", "parameters": {"limit": "5"}, "retryOf": "crypto-1", "state": "Active",
         });
         assert_eq!(run["spec"], spec);
         let all = serde_json::to_value(submission("crypto", IntervalGrain::Daily, "2024-06-22", &Stage::DEFAULT, "").run(1, None)).unwrap();

@@ -246,6 +246,7 @@ fn what_cannot_be_asked_for_is_refused_before_anything_is_made() {
         (&["--interval", "2024-06-22T05"][..], "LakehousePipeline pulse: --interval: the interval 2024-06-22T05:00:00Z"),
         (&["--parameter", "nope=1"], "LakehousePipeline pulse: parameters.nope: the pipeline declares no such parameter"),
         (&["--stage", "gold"], "LakehousePipeline pulse: stages: the pipeline has no gold stage"),
+        (&["--refresh", "stale"], "LakehousePipeline pulse: --refresh: it is the gold stage that refreshes, and the run would not have it"),
         (&["--context", "other"], "--context other: "),
         (&["--kubeconfig", "/nowhere/config"], "failed to read kubeconfig from"),
         (&["--outcome-file", "/nowhere/outcome.json"], "--outcome-file /nowhere/outcome.json: there is no folder /nowhere"),

@@ -82,6 +82,20 @@ async fn a_plain_run_of_a_stale_day_clears_it_and_an_equal_input_makes_nothing_s
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_was_computed_while_its_input_changed_is_stale_at_once() {
+    let lake = Lake::new();
+    lake.prices(day(1), &[("a", ONE)]).await;
+    lake.prices(day(2), &[("a", 2 * ONE)]).await;
+    // The first attempt pins what it reads and fails; before the second another run writes the day before.
+    let broken = GoldModel { sql: rolling().sql.replace("sum(price)", "sum(prise)"), ..rolling() };
+    assert!(lake.run("r", day(2), vec![broken]).await.failure.is_some());
+    lake.prices(day(1), &[("a", 5 * ONE)]).await;
+    let second = lake.run("r", day(2), vec![rolling()]).await;
+    assert_eq!(rolled(&lake).await, ["2|3"], "the pins hold");
+    assert_eq!(stale(&second, "gold.rolling"), [2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn days_in_any_order_end_equal_once_the_stale_ones_are_refreshed() {
     let in_order = four_days().await;
     let lake = Lake::new();
