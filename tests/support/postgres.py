@@ -65,6 +65,8 @@ class Postgres:
             "--no-sync",
         )
         settings = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
+        # Thirty-two writers at once are more than the usual hundred.
+        settings["max_connections"] = 300
         options = " ".join(f"-c {name}='{value}'" for name, value in settings.items())
         self._run("pg_ctl", "-D", self._data, "-l", self._folder / "log", "-w", "-t", "60", "-o", options, "start")
         self.execute("postgres", f"create database {DATABASE}")
