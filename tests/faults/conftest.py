@@ -38,5 +38,10 @@ def silver_baseline(_stand: Stand, first_silver_baseline: Baseline) -> Baseline:
 
 
 @pytest.fixture(scope="session")
+def unaudited_silver_baseline(_stand: Stand, first_silver_baseline: Baseline) -> Baseline:
+    return baseline.unaudited_silver(_stand, first_silver_baseline)
+
+
+@pytest.fixture(scope="session")
 def gold_baseline(_stand: Stand, silver_baseline: Baseline) -> Baseline:
     return baseline.gold(_stand, silver_baseline)

@@ -168,6 +168,24 @@ def test_a_row_enters_when_its_partner_has_come(lake: Lakehouse, tmp_path: Path)
     assert replay(lake, manifest) == "nothing is in quarantine\n"
 
 
+def test_a_table_that_is_overwritten_is_passed_over(lake: Lakehouse, tmp_path: Path) -> None:
+    """An older interval must not take the place of the newer one."""
+    documents = []
+    for most in (10, 100):
+        document = things("iceberg", "append", most)
+        document["spec"]["silver"][0]["write"] = {"overwrite": {}}
+        documents.append(manifests.write(tmp_path / f"{most}.yaml", manifests.lakehouse(), document))
+    land(lake, FIRST, {"id": 1, "amount": 1}, {"id": 2, "amount": 50})
+    land(lake, SECOND, {"id": 3, "amount": 1})
+    lake.run(documents[0], span=(FIRST, SECOND))
+    told = replay(lake, documents[1])
+    assert "silver.things is passed over" in told
+    assert (ids(lake), aside(lake)) == ([3], [(FIRST, 1)])
+    outcome = lake.command("quarantine", "replay", "-f", documents[1], "--local", lake.folder, "--table", "things")
+    assert outcome.status == 20
+    assert "--table things: silver.things is passed over" in outcome.stderr
+
+
 def test_a_table_that_is_not_there_is_named(lake: Lakehouse, tmp_path: Path) -> None:
     """A misspelled option ends with one line, and a folder without tables says what to do."""
     manifest = manifests.write(tmp_path / "things.yaml", manifests.lakehouse(), things("iceberg", "append", 1))

@@ -36,7 +36,7 @@ fn statistics(of: &Distribution) -> Vec<(String, Bounds, String)> {
     add("distinctRatio".to_owned(), of.distinct_ratio, ratio(&format!("count(DISTINCT {column})"), &format!("count({column})")));
     for quantile in &of.quantiles {
         let bounds = Bounds { min: quantile.min, max: quantile.max };
-        let sql = format!("percentile_cont({}) WITHIN GROUP (ORDER BY {number})", quantile.at);
+        let sql = format!("percentile_cont({:?}) WITHIN GROUP (ORDER BY {number})", quantile.at);
         add(format!("quantile({})", quantile.at), Some(bounds), sql);
     }
     all

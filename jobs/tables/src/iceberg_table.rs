@@ -391,9 +391,15 @@ impl Table for IcebergTable {
         match outcome? {
             Outcome::Committed { table, .. } => self.committed(&table, commit, false).map(Some),
             Outcome::Nothing(table) => {
+                let Content::Iceberg { snapshot_id, .. } = &content else { return Ok(None) };
                 // Published by another attempt, or by an earlier try of this one whose answer was lost.
-                let ours = matches!(&content, Content::Iceberg { snapshot_id, .. } if table.metadata().current_snapshot_id() == Some(*snapshot_id));
-                self.outcome(&table, &commit.token, !ours)
+                let ours = table.metadata().current_snapshot_id() == Some(*snapshot_id);
+                let found = self.outcome(&table, &commit.token, !ours)?;
+                if found.is_none() && table.metadata().snapshot_by_id(*snapshot_id).is_none() {
+                    // Maintenance took it for what a dead writer had left, and its files with it: they must be written again.
+                    return Err(TableError::Conflict { table: self.table.clone(), attempts: 1 });
+                }
+                Ok(found)
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use arrow::{array::AsArray, datatypes::Int64Type};
 use clap::{Args, Subcommand};
 use futures::TryStreamExt;
-use lakehouse_api::LakehousePipeline;
+use lakehouse_api::{LakehousePipeline, pipeline::SilverTable};
 use lakehouse_contract::{Interval, RunId, Stage, TableRef, resolve::Request};
 use lakehouse_gold::{Engine, SqlError};
 use lakehouse_shell::open_storage;
@@ -83,6 +83,14 @@ async fn replay(arguments: ReplayArguments) -> Result<(), CliError> {
         let known = known.into_iter().collect::<Vec<_>>().join(", ");
         return Err(CliError::Invalid(format!("--table {stranger}: the files have no such silver table; they have: {known}")));
     }
+    for (_, pipeline) in &bundle.pipelines {
+        for table in pipeline.spec.silver.iter().filter(|table| is_overwritten(table)) {
+            if arguments.table.contains(&table.name) {
+                return Err(CliError::Invalid(format!("--table {0}: silver.{0} {OVERWRITTEN}", table.name)));
+            }
+            print(&format!("silver.{} {OVERWRITTEN}\n", table.name))?;
+        }
+    }
     let local = Local::open(arguments.local.as_deref())?;
     let location = local.location(None);
     let db = CatalogDb::connect(&local.catalog_uri()).await?;
@@ -148,7 +156,8 @@ async fn waiting(tables: &Tables, pipeline: &LakehousePipeline, arguments: &Repl
         Some(text) => intervals(pipeline.spec.interval, Some(text), None)?.into_iter().next(),
     };
     let mut waiting = Waiting::new();
-    for table in pipeline.spec.silver.iter().filter(|table| arguments.table.is_empty() || arguments.table.contains(&table.name)) {
+    let wanted = |table: &&SilverTable| arguments.table.is_empty() || arguments.table.contains(&table.name);
+    for table in pipeline.spec.silver.iter().filter(wanted).filter(|table| !is_overwritten(table)) {
         for (key, count) in in_quarantine(tables, &table.name, pipeline, only.as_ref()).await? {
             waiting.entry(key).or_default().insert(table.name.clone(), count);
         }
@@ -192,6 +201,14 @@ async fn in_quarantine(
     }
     Ok(found)
 }
+
+/// A table that holds one interval, the one that was run last.
+fn is_overwritten(table: &SilverTable) -> bool {
+    table.write.overwrite.is_some()
+}
+
+const OVERWRITTEN: &str = "is passed over: each run overwrites it whole, so that trying an older interval again would take the newer one away; \
+                           run the interval that it should hold again";
 
 /// The run in the key of a bronze object: `<pipeline>/<source>/dt=<interval>/run=<run>-<attempt>/part-00000.ndjson`.
 fn run_of(object: &str) -> Option<RunId> {

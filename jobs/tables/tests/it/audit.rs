@@ -154,6 +154,22 @@ async fn a_repetition_finds_the_commit_with_all_its_facts(format: TableFormat) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_candidate_that_maintenance_took_away_is_written_anew_not_published() {
+    let lake = lake().await;
+    let table = lake.tables.ensure(&definition("t")).await.unwrap();
+    write(&table, rows(&[(1, 1, 10, None)]), &commit_of("first", day(1), replace())).await.unwrap();
+    let commit = commit_of("slow", day(2), replace());
+    let staged = stage(&table, rows(&[(2, 25, 20, None)]), &commit).await;
+    let slow = candidate(&table, &staged, &commit).await;
+    // Two hours pass while the rules are checked.
+    let expire = Some(Expiry { older_than: Duration::from_secs(3_600), keep_last: 1 });
+    let what = Maintenance { now: Utc::now() + TimeDelta::hours(2), compact: None, expire, orphans: None };
+    lake.tables.maintain(table.table(), OWNER, &what).await.unwrap().unwrap();
+    assert!(matches!(table.publish(slow, &commit).await, Err(TableError::Conflict { .. })));
+    assert_eq!(ids_of(&table).await, ["1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn parquet_tables_are_audited_too() {
     let lake = lake().await;
     let table = lake.tables.ensure(&definition_of(TableFormat::Parquet, "t")).await.unwrap();
