@@ -259,7 +259,7 @@ fn sql_is_drawn_and_refused_in_one_line() {
         ),
         (
             "SELECT * FROM silver.sale",
-            "error: InvalidSql: table silver.sale does not exist; there are: gold.totals, quarantine.sales, silver.sales\n",
+            "error: InvalidSql: table silver.sale does not exist; there are: gold.totals, quality.results, quarantine.sales, silver.sales\n",
         ),
     ] {
         let refused = place.lakehouse(&["sql", query]);
