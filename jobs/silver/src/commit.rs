@@ -122,6 +122,7 @@ pub(crate) async fn audit(staged: StagedTable) -> Result<Result<AuditedTable, Ta
 }
 
 /// What publishing came to.
+#[allow(clippy::large_enum_variant, reason = "a handful per stage")]
 pub(crate) enum Published {
     /// The table has the rows.
     Done(TableReport),

@@ -110,6 +110,7 @@ struct Target {
     state: State,
 }
 
+#[allow(clippy::large_enum_variant, reason = "a handful per stage")]
 enum State {
     /// A table that others refer to in a replay, in which it has no part itself.
     Untouched,

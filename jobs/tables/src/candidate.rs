@@ -17,6 +17,7 @@ use std::sync::Arc;
 pub(crate) const BRANCH: &str = "audit-";
 
 /// What [`crate::Table::audit`] gives.
+#[allow(clippy::large_enum_variant, reason = "a handful per stage")]
 #[derive(Debug)]
 pub enum Audit {
     /// The token is in the table: there is nothing to publish.
