@@ -9,11 +9,12 @@ import json
 import os
 import sys
 from datetime import UTC, date, datetime
-from decimal import Decimal
+from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any
 
 from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.types import DataType, DecimalType
 
 
 def session(catalog: str) -> SparkSession:
@@ -50,14 +51,16 @@ def frame(spark: SparkSession, table: dict[str, Any]) -> DataFrame:
     return reader.table(f"lakehouse.{table['table']}")
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it."""
+def plain(value: Any, kind: DataType) -> Any:
+    """A value as JSON has it. A decimal has the digits of its column: Spark's Python may give it more zeros."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat() if value.tzinfo else value.replace(tzinfo=UTC).isoformat()
     if isinstance(value, date):
         return value.isoformat()
-    if isinstance(value, Decimal):
-        return format(value, "f")
+    if isinstance(value, Decimal) and isinstance(kind, DecimalType):
+        exact = value.quantize(Decimal(1).scaleb(-kind.scale), context=Context(prec=2 * kind.precision))
+        assert exact == value, f"{value} is no {kind}"
+        return format(exact, "f")
     return value
 
 
@@ -68,8 +71,10 @@ def main() -> None:
     spark.sparkContext.setLogLevel("ERROR")
     answer = []
     for table in order["tables"]:
-        rows = frame(spark, table).collect()
-        answer.append([{name: plain(value) for name, value in row.asDict().items()} for row in rows])
+        found = frame(spark, table)
+        kinds = {field.name: field.dataType for field in found.schema.fields}
+        rows = found.collect()
+        answer.append([{name: plain(value, kinds[name]) for name, value in row.asDict().items()} for row in rows])
     spark.stop()
     print(json.dumps(answer))
 

@@ -101,7 +101,10 @@ def main(arguments: list[str]) -> None:
         rows = from_duckdb_delta(*rest)
     else:
         sys.exit(__doc__)
-    print(json.dumps(sorted(" | ".join(show(value) for value in row) for row in rows)))
+    print(json.dumps(sorted(" | ".join(show(value) for value in row) for row in rows)), flush=True)
+    # Threads that read ahead for a dataset may outlive it; the interpreter's own end would abort at them.
+    sys.stderr.flush()
+    os._exit(0)
 
 
 main(sys.argv[1:])
