@@ -114,13 +114,8 @@ async fn add(report: &mut Report, tables: &Tables, table: &TableRef, erased: Res
         (None, None) => TableErased::nothing(table, Action::NoTable),
         (None, Some(_)) => TableErased::nothing(table, Action::NoColumn),
         (Some(erased), _) => {
-            let delta = exists.is_some_and(|table| table.format().name() == "delta");
             if !report.dry_run {
-                let hint = if delta {
-                    "an older version needs it, or nothing does: VACUUM the table, then erase again"
-                } else {
-                    "a branch or tag needs it, or it was written within the last hour and nothing refers to it: erase again"
-                };
+                let hint = "a branch or tag needs it, or it was written within the last hour and nothing refers to it: erase again";
                 report.left.extend(erased.left.iter().map(|file| format!("{file}: {hint}")));
             }
             TableErased::of(table, &erased)

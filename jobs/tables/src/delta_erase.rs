@@ -1,20 +1,22 @@
-//! Erasing rows of a Delta table: its live files are rewritten in one commit. Older versions keep the files that held the rows until VACUUM
-//! deletes them.
+//! Erasing rows of a Delta table: its live files are rewritten in one commit, then all older versions are forgotten with the files and the part of
+//! the log (it has bounds of columns) that only they needed, whatever the table itself asks to keep.
 
 use crate::delta_files::to_add;
 use crate::compact::one_file;
 use crate::delta_table::{DeltaFiles, DeltaTable, REWRITTEN, Stop, TXN, batches};
-use crate::erase::{Doomed, Erased, search};
+use crate::erase::{Doomed, Erased, forsaken, search};
 use crate::ledger;
 use crate::live::TableFiles;
+use crate::maintenance::{Expiry, Maintained, Maintenance};
 use crate::{Result, TableError, WriteMode, lease, segments};
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use delta_commit::{Change, Decision, Snapshot, Txn};
 use futures::{StreamExt, stream};
 use lakehouse_storage::Lease;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 impl DeltaTable {
     pub(crate) async fn erase(&self, owner: &str, doomed: &Doomed, dry_run: bool) -> Result<Option<Erased>> {
@@ -38,7 +40,15 @@ impl DeltaTable {
             let outcome = self.remove_rows(doomed, turn.as_ref()).await;
             lease::release(&self.table, turn).await;
             (done.rows, done.files) = outcome?;
-            done.snapshot = Some(self.load().await?.snapshot.version().to_string());
+            let mut maintained = Maintained::default();
+            let now = Maintenance { now: Utc::now() + TimeDelta::hours(1), compact: None, expire: None, orphans: None };
+            self.forget(Expiry { older_than: Duration::ZERO, keep_last: 1 }, &now, &mut maintained).await?;
+            (done.snapshots_expired, done.files_deleted) = (maintained.counts.snapshots_expired, maintained.counts.expired_files_deleted);
+            // What an earlier erasing was about to delete when it was killed, and what a dead attempt left, no version refers to.
+            let newest = self.load().await?.snapshot.version();
+            let (_, needed) = self.needed_since(newest).await?;
+            done.files_deleted += forsaken(&self.layer, found.iter().map(|(key, _)| key).filter(|key| !needed.contains(*key))).await?;
+            done.snapshot = Some(newest.to_string());
         }
         let left = search(&self.table, &self.layer, &self.folder, doomed, &none).await?;
         done.left = left.iter().map(|(key, _)| self.layer.uri(key)).collect();

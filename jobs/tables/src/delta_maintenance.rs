@@ -180,17 +180,22 @@ impl DeltaTable {
         Ok(())
     }
 
-    /// Forgets old versions, and deletes the files that only they needed.
+    /// Forgets old versions, and deletes the files that only they needed; a table that asks for more time itself gets it.
     ///
     /// First there is a checkpoint of the oldest version that stays, then the log before it goes, then what no version since needs: at any point
     /// in between, every version that the log still leads to has its files.
     async fn expire(&self, expiry: Expiry, what: &Maintenance, done: &mut Maintained) -> Result<()> {
         let state = self.load().await?;
         let older_than = self.retention(&state)?.map_or(expiry.older_than, |asked| asked.max(expiry.older_than));
+        self.forget(Expiry { older_than, ..expiry }, what, done).await
+    }
+
+    /// [`Self::expire`], whatever the table itself asks to keep.
+    pub(crate) async fn forget(&self, expiry: Expiry, what: &Maintenance, done: &mut Maintained) -> Result<()> {
         let listing = self.list().await?;
         let history = listing.history();
         let keep_last = u64::try_from(expiry.keep_last).unwrap_or(u64::MAX);
-        let Some((oldest, keep)) = history.oldest().zip(history.keep_from(what.before(older_than), keep_last)) else { return Ok(()) };
+        let Some((oldest, keep)) = history.oldest().zip(history.keep_from(what.before(expiry.older_than), keep_last)) else { return Ok(()) };
         let kept = self.log.load_at(keep).await.map_err(self.failed())?;
         if keep > 0 && !history.has_checkpoint(keep) {
             self.log.checkpoint_before_cleaning(&kept).await.map_err(self.failed())?;
@@ -249,7 +254,7 @@ impl DeltaTable {
     }
 
     /// The newest state, and the keys of all files that it or a version since `from` has.
-    async fn needed_since(&self, from: u64) -> Result<(Arc<delta_commit::Snapshot>, HashSet<String>)> {
+    pub(crate) async fn needed_since(&self, from: u64) -> Result<(Arc<delta_commit::Snapshot>, HashSet<String>)> {
         let (newest, paths) = self.log.needed_since(from).await.map_err(self.failed())?;
         Ok((newest, paths.iter().map(|path| self.key(path)).collect()))
     }
