@@ -10,8 +10,7 @@ use chrono::Utc;
 use lakehouse_api::{LakehousePipelineSpec, LakehouseSpec};
 use lakehouse_contract::{
     Interval, IntervalGrain, LineageSpec, Progress, Reason, Stage, StageFailure, StageReport, StageSpec, Work, digest_json,
-    resolve::Request,
-    resolve::resolve,
+    resolve::Request, resolve::resolve,
 };
 use lakehouse_ingest::Options;
 use lakehouse_storage::{CatalogDb, Lease, LeaseOptions, Storage, StorageError};

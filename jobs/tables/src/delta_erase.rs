@@ -1,8 +1,8 @@
 //! Erasing rows of a Delta table: its live files are rewritten in one commit, then all older versions are forgotten with the files and the part of
 //! the log (it has bounds of columns) that only they needed, whatever the table itself asks to keep.
 
-use crate::delta_files::to_add;
 use crate::compact::one_file;
+use crate::delta_files::to_add;
 use crate::delta_table::{DeltaFiles, DeltaTable, REWRITTEN, Stop, TXN, batches};
 use crate::erase::{Doomed, Erased, forsaken, search};
 use crate::ledger;

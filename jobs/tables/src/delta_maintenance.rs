@@ -195,7 +195,9 @@ impl DeltaTable {
         let listing = self.list().await?;
         let history = listing.history();
         let keep_last = u64::try_from(expiry.keep_last).unwrap_or(u64::MAX);
-        let Some((oldest, keep)) = history.oldest().zip(history.keep_from(what.before(expiry.older_than), keep_last)) else { return Ok(()) };
+        let Some((oldest, keep)) = history.oldest().zip(history.keep_from(what.before(expiry.older_than), keep_last)) else {
+            return Ok(());
+        };
         let kept = self.log.load_at(keep).await.map_err(self.failed())?;
         if keep > 0 && !history.has_checkpoint(keep) {
             self.log.checkpoint_before_cleaning(&kept).await.map_err(self.failed())?;

@@ -18,8 +18,8 @@ use crate::table::StagedContent;
 use crate::turn::Turn;
 use crate::writer::{Check, FileLayout};
 use crate::{
-    BatchStream, Commit, Committed, IntervalCommit, PROCESSED_AT, PartitionField, Result, Staged, Table, TableError, TableFormat, WriteMode,
-    delta_rewritten, delta_rows, lease, schema, segments,
+    BatchStream, Commit, Committed, IntervalCommit, PROCESSED_AT, PartitionField, Result, Staged, Table, TableError, TableFormat,
+    WriteMode, delta_rewritten, delta_rows, lease, schema, segments,
 };
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, SchemaRef};
