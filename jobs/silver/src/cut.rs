@@ -9,15 +9,13 @@ use crate::{
     content::{Content, Piece, Received},
     decode::html,
     rows::Refused,
-    unit::{Unit, lines},
+    unit::{EXCERPT, Unit, lines},
 };
 
 /// Bytes of a range of lines; small enough that a handful keep all cores busy, large enough for good column chunks.
 const RANGE: usize = 4 << 20;
 /// Largest decompressed object of a format that is decoded whole, in bytes.
 const LARGEST_WHOLE: u64 = 1 << 30;
-/// What is kept of a record that is too long, in bytes.
-pub(crate) const EXCERPT: usize = 1 << 10;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
 /// Cuts `objects`, whose bytes come from `pieces`, and sends their units in order.

@@ -8,6 +8,9 @@ use lakehouse_contract::StageSpec;
 
 use crate::rows::Refused;
 
+/// What is kept of a record that is too long, in bytes.
+pub(crate) const EXCERPT: usize = 1 << 10;
+
 /// What all rows of a run have in common.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RunFacts {

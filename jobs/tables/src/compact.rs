@@ -28,6 +28,9 @@ const LARGE_ENOUGH: (u64, u64) = (3, 4);
 const CHEAP_BYTES: u64 = 1024 * 1024;
 /// From this many files on a group is rewritten even if one of them makes up most of it.
 const MANY_FILES: usize = 5;
+/// Input of one compacting commit in bytes, and in groups: what is lost when another writer is faster, and how long merges wait.
+const BATCH_BYTES: u64 = 1024 * 1024 * 1024;
+const BATCH_GROUPS: usize = 256;
 /// Memory for sorting one group; beyond it rows are spilled to the temporary folder.
 const SORT_BYTES: usize = 256 * 1024 * 1024;
 
@@ -218,6 +221,26 @@ async fn sorted(layout: &Arc<FileLayout>, rows: RowStream) -> Result<RowStream> 
     Ok(stream.map(move |batch| crate::conform(&layout.table, &batch.map_err(&failed)?, &layout.arrow)).boxed())
 }
 
+/// Groups in their order, as many at a time as one commit rewrites.
+pub(crate) fn batches<L: AsRef<DataFile>>(groups: Vec<Vec<L>>) -> Vec<Vec<Vec<L>>> {
+    let mut all: Vec<Vec<Vec<L>>> = Vec::new();
+    let mut bytes = 0;
+    for group in groups {
+        let size: u64 = group.iter().map(|live| live.as_ref().file_size_in_bytes()).sum();
+        match all.last_mut() {
+            Some(batch) if batch.len() < BATCH_GROUPS && bytes < BATCH_BYTES => {
+                bytes += size;
+                batch.push(group);
+            }
+            _ => {
+                bytes = size;
+                all.push(vec![group]);
+            }
+        }
+    }
+    all
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,5 +288,16 @@ mod tests {
         let many: Vec<_> = (0..4).map(|at| live(mib, at + 1)).chain([live(80 * mib, 0)]).collect();
         assert_eq!(sizes(many, 128 * mib).len(), 1);
         assert_eq!(sizes(vec![live(40 * mib, 0), live(30 * mib, 1)], 128 * mib).len(), 1);
+    }
+
+    #[test]
+    fn a_batch_ends_with_its_bytes_or_its_groups() {
+        let lengths = |sizes: &[u64]| -> Vec<usize> {
+            let groups = sizes.iter().map(|size| vec![live(*size, 0)]).collect();
+            batches(groups).iter().map(Vec::len).collect()
+        };
+        assert_eq!(lengths(&[]), [0; 0]);
+        assert_eq!(lengths(&[BATCH_BYTES - 1, 1, 5, BATCH_BYTES, 7]), [2, 2, 1]);
+        assert_eq!(lengths(&[1; 2 * BATCH_GROUPS + 1]), [BATCH_GROUPS, BATCH_GROUPS, 1]);
     }
 }

@@ -1,9 +1,8 @@
 //! Maintenance of a Delta table: compaction, cleaning of the log, removal of files that no version needs.
 
-use crate::compact::{GroupRows, groups, rewrite};
+use crate::compact::{GroupRows, batches, groups, rewrite};
 use crate::delta_files::{DeltaFile, to_add};
 use crate::delta_table::{DeltaFiles, DeltaTable, State, Stop};
-use crate::iceberg_maintenance::{BATCH_BYTES, BATCH_GROUPS};
 use crate::maintenance::{Expiry, Maintained, Maintenance, Orphans, delete_all};
 use crate::{Result, TableError, WriteMode, lease, ledger};
 use chrono::Utc;
@@ -79,18 +78,9 @@ impl DeltaTable {
             // Files of other programs do not say whose their rows are, which only they themselves can be asked for later.
             live.retain(state.ours());
         }
-        let mut waiting = groups(live, target, first_sort_id);
-        waiting.reverse();
+        let waiting = groups(live, target, first_sort_id);
         let merges = self.has_merges(&state);
-        while !waiting.is_empty() {
-            let (mut batch, mut bytes) = (Vec::new(), 0);
-            while batch.len() < BATCH_GROUPS
-                && bytes < BATCH_BYTES
-                && let Some(group) = waiting.pop()
-            {
-                bytes += group.iter().map(|live| live.file.file_size_in_bytes()).sum::<u64>();
-                batch.push(group);
-            }
+        for batch in batches(waiting) {
             // Merges rewrite many files: with the lease they wait for this batch instead of working against it.
             let turn = if merges { Some(lease::acquire(&self.db, &self.table, "compaction").await?) } else { None };
             let outcome = self.compact_batch(batch, turn.as_ref(), done).await;

@@ -1,7 +1,7 @@
 //! Maintenance of an Iceberg table: compaction, expiry of snapshots, removal of files that nothing refers to.
 
 use crate::candidate::BRANCH;
-use crate::compact::{GroupRows, concatenated, groups, rewrite};
+use crate::compact::{GroupRows, batches, concatenated, groups, rewrite};
 use crate::iceberg_table::IcebergTable;
 use crate::ledger;
 use crate::live::IcebergFile;
@@ -17,9 +17,6 @@ use lakehouse_storage::{LayerStore, Lease, ObjectEntry};
 use std::collections::{HashMap, HashSet};
 use std::sync::Mutex;
 
-/// Input of one compacting commit in bytes, and in groups: what is lost when another writer is faster, and how long merges wait.
-pub(crate) const BATCH_BYTES: u64 = 1024 * 1024 * 1024;
-pub(crate) const BATCH_GROUPS: usize = 256;
 /// From this many small manifests on they are merged even when no file is compacted.
 const MANY_MANIFESTS: usize = 8;
 /// What a compacting snapshot says of itself.
@@ -71,21 +68,12 @@ impl IcebergTable {
         let first_sort_id = layout.sort_by.first().and_then(|column| schema.field_id_by_name(column));
         let spec = table.metadata().default_partition_spec_id();
         let live = live_files(&table).await?.into_iter().filter(|live| live.spec_id == spec).map(IcebergFile);
-        let mut waiting = groups(live.collect(), target, first_sort_id);
-        waiting.reverse();
+        let waiting = groups(live.collect(), target, first_sort_id);
         let mut merges = false;
         for mode in ledger::MERGES {
             merges |= ledger::has_mode(&self.table, table.metadata().properties(), mode)?;
         }
-        while !waiting.is_empty() {
-            let (mut batch, mut bytes) = (Vec::new(), 0);
-            while batch.len() < BATCH_GROUPS
-                && bytes < BATCH_BYTES
-                && let Some(group) = waiting.pop()
-            {
-                bytes += group.iter().map(|live| live.0.file.file_size_in_bytes()).sum::<u64>();
-                batch.push(group);
-            }
+        for batch in batches(waiting) {
             // Merges rewrite many files: with the lease they wait for this batch instead of working against it.
             let turn = if merges { Some(lease::acquire(&self.db, &self.table, "compaction").await?) } else { None };
             let outcome = self.compact_batch(batch, turn.as_ref(), done).await;

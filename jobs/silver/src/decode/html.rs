@@ -5,7 +5,10 @@
 use bytes::Bytes;
 use lakehouse_html::{Page, Rules, limits::MAX_BYTES};
 
-use crate::{cut::EXCERPT, rows::Refused, unit::Unit};
+use crate::{
+    rows::Refused,
+    unit::{EXCERPT, Unit},
+};
 
 /// Where the records are in the document.
 pub(crate) const RECORDS: &str = "/records";

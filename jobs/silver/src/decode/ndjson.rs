@@ -4,10 +4,10 @@ use lakehouse_contract::StageFailure;
 
 use super::{Raw, malformed, not_an_object, raw_ranges, unknown::Collector, value::Value};
 use crate::{
-    cut::{EXCERPT, too_long},
+    cut::too_long,
     rows::{Refused, RowBuilder, Rows},
     schema::TablePlan,
-    unit::{RunFacts, Unit, lines},
+    unit::{EXCERPT, RunFacts, Unit, lines},
 };
 
 /// Bytes of a line by which the number of rows is guessed.

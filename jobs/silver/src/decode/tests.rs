@@ -245,7 +245,7 @@ fn a_page_beyond_the_limits_is_one_quarantined_record() {
     let (rows, _) = decode(&plan, &unit, FACTS).unwrap();
     assert_eq!((rows.read, rows.batch.num_rows()), (1, 0));
     let quarantined = &rows.quarantined[0];
-    assert_eq!((&*quarantined.rule, quarantined.record.len()), ("malformed", crate::cut::EXCERPT));
+    assert_eq!((&*quarantined.rule, quarantined.record.len()), ("malformed", crate::unit::EXCERPT));
     assert!(quarantined.reason.contains("nested more than 1000 levels"), "{}", quarantined.reason);
 }
 
