@@ -176,8 +176,9 @@ def test_killed_and_repeated(lake: Lakehouse, manifest: Path, moment: str) -> No
     assert contents(lake) == before
     # What the dead process held is another's only once its time is over; age the rest meanwhile.
     age(lake.folder, WEEK)
-    did = maintain(lake, manifest)
-    assert did["appended"]["filesAfter"] == 2
-    assert did["appended"]["snapshotsLeft"] == 1
+    assert maintain(lake, manifest)["appended"]["filesAfter"] == 2
+    # Where it died before its commit, the version from before the compaction is young: the repetition has just superseded it.
+    age(lake.folder, WEEK)
+    assert maintain(lake, manifest)["appended"]["snapshotsLeft"] == 1
     assert contents(lake) == before
     assert there(lake, "appended") == live(lake, "appended")

@@ -70,6 +70,8 @@ def catalog(secret: Callable[[str, str], str], s3: dict[str, str]) -> SqlCatalog
         "lakehouse",
         **{
             "uri": f"postgresql+psycopg2://{user}:{password}@{POSTGRES}/catalog",
+            # Tests delete the database's pod.
+            "pool_pre_ping": "true",
             "py-io-impl": "pyiceberg.io.fsspec.FsspecFileIO",
             "s3.endpoint": s3["endpoint"],
             "s3.access-key-id": s3["access_key_id"],

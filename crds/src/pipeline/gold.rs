@@ -57,7 +57,7 @@ pub struct ModelTest {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 32))]
     pub given: BTreeMap<String, Vec<TestRow>>,
-    /// The rows that the query answers, in any order, by the columns that they name.
+    /// The rows that the query answers, in any order, by the columns that any of them names; in a row that does not name one of these it is null.
     #[schemars(length(max = 1000))]
     pub expect: Vec<TestRow>,
 }
@@ -73,11 +73,11 @@ impl JsonSchema for TestRow {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // A value of any type, in the words of a structural schema.
+        // A value of any type but null, which kubectl does not send: a column that is left out is null.
         json_schema!({
             "description": "A row: column names and values. Decimals and times are best written as text.",
             "type": "object",
-            "additionalProperties": {"nullable": true, "x-kubernetes-preserve-unknown-fields": true}
+            "additionalProperties": {"x-kubernetes-preserve-unknown-fields": true}
         })
     }
 }

@@ -145,7 +145,7 @@ impl Drop for Lease {
 
 /// A number below [`JITTERS`] that differs from process to process: what is left of the clock's microseconds.
 fn jitter() -> u32 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_nanos() / 1_000 % JITTERS)
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.subsec_micros() % JITTERS)
 }
 
 /// Renews at a third of the time to live; a failed renewal is tried again until the lease is surely over.
