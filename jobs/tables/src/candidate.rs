@@ -36,7 +36,7 @@ pub struct Candidate {
 }
 
 pub(crate) enum Content {
-    Iceberg { branch: String, snapshot_id: i64, parent: Option<i64>, schema_id: i32, entry: Entry },
+    Iceberg { branch: String, snapshot_id: i64, parent: Option<i64>, schema_id: i32, entry: Box<Entry> },
     Delta { version: u64, change: Box<Change> },
     Parquet { next: Box<Manifest> },
 }

@@ -49,6 +49,9 @@ pub fn with_history(schema: &SchemaRef, sequence_by: &[String]) -> std::result::
     Ok(Arc::new(Schema::new(fields)))
 }
 
+/// Keys of rows, encoded.
+type Keys = HashSet<Box<[u8]>>;
+
 /// How versions are identified and ordered.
 pub(crate) struct HistoryRules {
     table: TableRef,
@@ -152,7 +155,7 @@ impl HistoryRules {
 
     /// The versions of each key that the input changes, in their order, as rows of `all`, of which the first `known` are those of the table;
     /// and these keys.
-    fn versions_of(&self, all: &RecordBatch, known: usize) -> Result<(Vec<Vec<usize>>, HashSet<Box<[u8]>>)> {
+    fn versions_of(&self, all: &RecordBatch, known: usize) -> Result<(Vec<Vec<usize>>, Keys)> {
         let (keys, sequence) = (self.key.rows(all)?, self.sequence.rows(all)?);
         let (winners, ties) = self.versions.winners(all)?;
         // Equal rows stay as the table has them: its rows come first, and a tie goes to the first.

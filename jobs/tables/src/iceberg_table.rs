@@ -367,7 +367,7 @@ impl Table for IcebergTable {
         let provider = Arc::new(IcebergProvider::new(&self.table, table, Some(snapshot_id))?);
         Ok(Audit::Candidate(Candidate {
             provider,
-            content: Content::Iceberg { branch, snapshot_id, parent, schema_id, entry },
+            content: Content::Iceberg { branch, snapshot_id, parent, schema_id, entry: Box::new(entry) },
             lease: Some(lease),
         }))
     }

@@ -19,6 +19,9 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
+/// Two rows of one batch.
+pub(crate) type Pair = (usize, usize);
+
 /// How rows are identified, ordered and compared.
 pub(crate) struct MergeRules {
     table: TableRef,
@@ -112,7 +115,7 @@ impl MergeRules {
     }
 
     /// The rows of one batch that stay, one per key, and pairs of rows with equal sequence at the top of a key. The first of equals stays.
-    pub(crate) fn winners(&self, batch: &RecordBatch) -> Result<(Vec<usize>, Vec<(usize, usize)>)> {
+    pub(crate) fn winners(&self, batch: &RecordBatch) -> Result<(Vec<usize>, Vec<Pair>)> {
         let (keys, sequence) = (self.key.rows(batch)?, self.sequence.rows(batch)?);
         let mut best: HashMap<&[u8], (usize, Vec<usize>)> = HashMap::new();
         for row in 0..batch.num_rows() {
@@ -132,7 +135,7 @@ impl MergeRules {
     }
 
     /// Rows of these pairs, which have the same key and sequence, must be the same row.
-    pub(crate) fn refuse_equal(&self, batch: &RecordBatch, pairs: &[(usize, usize)]) -> Result<()> {
+    pub(crate) fn refuse_equal(&self, batch: &RecordBatch, pairs: &[Pair]) -> Result<()> {
         let side = |rows: Vec<usize>| self.gather(std::slice::from_ref(batch), &rows.into_iter().map(|row| (0, row)).collect::<Vec<_>>());
         let (left, right) = pairs.iter().copied().unzip();
         self.refuse_ties(&side(left)?, &side(right)?)

@@ -79,7 +79,7 @@ pub fn ndjson(data: &[u8]) {
     }
     let text = data.strip_prefix(b"\xef\xbb\xbf").unwrap_or(data);
     let blank = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r');
-    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').filter(|line| !line.iter().all(|byte| blank(byte))).collect();
+    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').filter(|line| !line.iter().all(blank)).collect();
     assert_eq!(decoded.read, lines.len() as u64);
     for (position, line) in (0..).zip(lines) {
         let rule = decoded.refused.iter().find(|refused| refused.position == position).map_or("", |refused| refused.rule.as_str());
