@@ -1,5 +1,7 @@
 //! Every target takes its seeds, and some thousand neighbours of them.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, path::Path};
 
 use lakehouse_fuzz::TARGETS;
