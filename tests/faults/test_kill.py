@@ -111,6 +111,7 @@ def test_the_lease_of_a_killed_merge_ends_with_its_time(stand: Stand, silver_bas
     lake = stand.lake("silver_lease", silver_baseline.before, ("silver",))
     point = Point("merging", swap("silver.customers"), Spot.REQUESTED)
     stand.kill_at(lake, baseline.SILVER, point)
-    assert lake.leases() == ["table:silver.customers"]
+    # Those of tables that are audited before they are published are held from the audit on.
+    assert "table:silver.customers" in lake.leases()
     report = stand.run(lake, specs.attempt(baseline.SILVER, 2))
     silver_baseline.verify(lake, report)
