@@ -145,6 +145,13 @@ fn history_needs_a_beginning_and_its_names() {
 }
 
 #[test]
+fn a_test_of_a_model_has_no_null_which_api_servers_drop() {
+    let expecting = |row| with(pipeline(), "/spec/gold/0/tests", json!([{"name": "t", "interval": "2024-01-01", "expect": [row]}]));
+    assert_eq!(validate(&expecting(json!({"n": 1, "a": "x", "b": [true, {}]}))), []);
+    refused(&expecting(json!({"n": null})), "spec.gold[0].tests[0].expect[0].n: Invalid value: null");
+}
+
+#[test]
 fn what_cannot_work_is_refused() {
     refused(&with(pipeline(), "/spec/silver/0/table", json!({"format": "parquet"})), "needs format iceberg");
     let batch = json!([{"name": "r", "batch": "count(*) > 0", "otherwise": "quarantine"}]);

@@ -73,7 +73,7 @@ impl JsonSchema for TestRow {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // A value of any type but null, which kubectl does not send: a column that is left out is null.
+        // A value of any type but null, which API servers drop and kubectl may refuse: a column that is left out is null.
         json_schema!({
             "description": "A row: column names and values. Decimals and times are best written as text.",
             "type": "object",
