@@ -8,19 +8,11 @@ from pathlib import Path
 import pytest
 from support import crypto_reference, manifests, readers
 from support.coincap import recordings
+from support.crypto_reference import TABLES
 from support.lakehouse import Lakehouse
 from support.readers import Row
 from support.replay import ReplayServer
 
-TABLES = (
-    "silver.coins",
-    "silver.price_snapshots",
-    "gold.daily_summary",
-    "gold.rolling_averages",
-    "gold.rankings",
-    "gold.dim_coin",
-    "gold.day_over_day",
-)
 # When a row was made, not what it is.
 WHEN = {"processed_at", "captured_at"}
 # The same answers as if they had come on days in a row, so that averages have more than one day in them.

@@ -13,19 +13,11 @@ from documents import lakehouse, pipeline, run, sample
 from kubernetes import Kubernetes, stage
 from pyiceberg.catalog.sql import SqlCatalog
 from support import readers
+from support.crypto_reference import TABLES
 from support.lakehouse import Lakehouse
 from support.replay import ReplayServer
 
 DAYS = ("2019-05-30", "2020-01-14", "2024-06-22")
-TABLES = (
-    "silver.coins",
-    "silver.price_snapshots",
-    "gold.daily_summary",
-    "gold.rolling_averages",
-    "gold.rankings",
-    "gold.dim_coin",
-    "gold.day_over_day",
-)
 # Columns that say when a row was made, not what it is.
 WHEN = {"processed_at", "captured_at"}
 

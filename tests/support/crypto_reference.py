@@ -12,6 +12,17 @@ from typing import Any
 from support.exact import average, largest, number
 from support.readers import Row, ordered
 
+TABLES = (
+    "silver.coins",
+    "silver.price_snapshots",
+    "gold.daily_summary",
+    "gold.rolling_averages",
+    "gold.rankings",
+    "gold.dim_coin",
+    "gold.day_over_day",
+)
+"""The tables of deploy/crypto.yaml."""
+
 NUMBERS = {
     "price_usd": "priceUsd",
     "market_cap_usd": "marketCapUsd",
