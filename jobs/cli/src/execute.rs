@@ -4,12 +4,12 @@
 //! the lease ends, and the next process with the same request goes on with the same run: finished stages are not executed again, and the stage
 //! that was interrupted gets its next attempt, which finds whatever was committed.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use chrono::Utc;
 use lakehouse_api::{LakehousePipelineSpec, LakehouseSpec};
 use lakehouse_contract::{
-    Interval, IntervalGrain, LineageSpec, Progress, Reason, Stage, StageFailure, StageReport, StageSpec, Work, digest_json,
+    Interval, IntervalGrain, LineageSpec, Progress, Reason, Stage, StageFailure, StageReport, StageSpec, StoreLocation, Work, digest_json,
     resolve::Request, resolve::resolve,
 };
 use lakehouse_ingest::Options;
@@ -29,6 +29,23 @@ pub const NAMESPACE: &str = "local";
 const LEASE: Duration = Duration::from_secs(10);
 /// Pause before a stage that lost a race for a commit is tried again.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// A request of this machine for all stages of an interval, for an [`Order`], which gives the run its name.
+pub fn request(pipeline: &str, interval: Interval, store: StoreLocation) -> Request {
+    Request {
+        pipeline: pipeline.to_owned(),
+        namespace: NAMESPACE.to_owned(),
+        run_name: String::new(),
+        run_uid: String::new(),
+        created_at: chrono::DateTime::default(),
+        interval,
+        stages: Vec::new(),
+        inputs_from: None,
+        refresh: None,
+        parameters: BTreeMap::new(),
+        store,
+    }
+}
 
 /// What is asked for.
 pub struct Order<'a> {

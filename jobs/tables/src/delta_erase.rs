@@ -4,19 +4,18 @@
 use crate::compact::one_file;
 use crate::delta_files::to_add;
 use crate::delta_table::{DeltaFiles, DeltaTable, REWRITTEN, Stop, TXN, batches};
-use crate::erase::{Doomed, Erased, forsaken, search};
+use crate::erase::{Doomed, Erased, everything_before, forsaken, search};
 use crate::ledger;
 use crate::live::TableFiles;
-use crate::maintenance::{Expiry, Maintained, Maintenance};
+use crate::maintenance::Maintained;
 use crate::{Result, TableError, WriteMode, lease, segments};
-use chrono::{TimeDelta, Utc};
+use chrono::Utc;
 use delta_commit::{Change, Decision, Snapshot, Txn};
 use futures::{StreamExt, stream};
 use lakehouse_storage::Lease;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 impl DeltaTable {
     pub(crate) async fn erase(&self, owner: &str, doomed: &Doomed, dry_run: bool) -> Result<Option<Erased>> {
@@ -29,20 +28,15 @@ impl DeltaTable {
         let found = search(&self.table, &self.layer, &self.folder, doomed, &none).await?;
         let mut done = Erased { snapshot: Some(state.snapshot.version().to_string()), ..Erased::default() };
         if dry_run {
-            for live in self.files_of(&state)? {
-                if let Some((_, rows)) = found.iter().find(|(key, _)| self.layer.uri(key) == live.as_ref().file_path()) {
-                    (done.rows, done.files) = (done.rows + rows, done.files + 1);
-                }
-            }
+            done.count(&self.files_of(&state)?, &found, &self.layer);
         } else if !found.is_empty() {
-            let merges = batches(&state.snapshot).any(|batch| ledger::MERGES.contains(&batch.entry.mode.as_str()));
-            let turn = if merges { Some(lease::acquire(&self.db, &self.table, "erasure").await?) } else { None };
+            let turn = if self.has_merges(&state) { Some(lease::acquire(&self.db, &self.table, "erasure").await?) } else { None };
             let outcome = self.remove_rows(doomed, turn.as_ref()).await;
             lease::release(&self.table, turn).await;
             (done.rows, done.files) = outcome?;
             let mut maintained = Maintained::default();
-            let now = Maintenance { now: Utc::now() + TimeDelta::hours(1), compact: None, expire: None, orphans: None };
-            self.forget(Expiry { older_than: Duration::ZERO, keep_last: 1 }, &now, &mut maintained).await?;
+            let (all, later) = everything_before();
+            self.forget(all, &later, &mut maintained).await?;
             (done.snapshots_expired, done.files_deleted) = (maintained.counts.snapshots_expired, maintained.counts.expired_files_deleted);
             // What an earlier erasing was about to delete when it was killed, and what a dead attempt left, no version refers to.
             let newest = self.load().await?.snapshot.version();

@@ -286,7 +286,7 @@ impl DeltaTable {
         state.has_mode(ledger::mode_name(&WriteMode::Append))
     }
 
-    fn has_merges(&self, state: &State) -> bool {
+    pub(crate) fn has_merges(&self, state: &State) -> bool {
         ledger::MERGES.iter().any(|mode| state.has_mode(mode))
     }
 }

@@ -1,12 +1,13 @@
 //! Erasing rows: which ones go, and the search for those in every file of a table, whether a snapshot refers to it or not.
 
-use crate::{Result, SHORTEST_GRACE, TableError};
+use crate::{Expiry, Maintenance, Result, SHORTEST_GRACE, TableError};
 use arrow::array::{Array, BooleanArray, RecordBatch, Scalar, StringArray};
 use arrow::compute::{CastOptions, and_not, cast_with_options, filter_record_batch, kernels::cmp::eq, or};
 use arrow::datatypes::Schema;
 use bytes::Bytes;
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
+use iceberg::spec::DataFile;
 use lakehouse_contract::TableRef;
 use lakehouse_storage::LayerStore;
 use parquet::arrow::ProjectionMask;
@@ -15,6 +16,7 @@ use parquet::arrow::{ARROW_SCHEMA_META_KEY, PARQUET_FIELD_ID_META_KEY};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Files searched at once; each is in memory whole.
 const FILES_AT_ONCE: usize = 2;
@@ -102,6 +104,23 @@ pub struct Erased {
     pub files_deleted: u64,
     /// Files that still hold such rows, as absolute locations: what older versions need, or what a dead attempt left.
     pub left: Vec<String>,
+}
+
+impl Erased {
+    /// Counts, of what [`search`] found, the rows in `live` files.
+    pub(crate) fn count<L: AsRef<DataFile>>(&mut self, live: &[L], found: &[(String, u64)], layer: &LayerStore) {
+        for live in live {
+            if let Some((_, rows)) = found.iter().find(|(key, _)| layer.uri(key) == live.as_ref().file_path()) {
+                (self.rows, self.files) = (self.rows + rows, self.files + 1);
+            }
+        }
+    }
+}
+
+/// The expiry of all states but the current one, however young they are.
+pub(crate) fn everything_before() -> (Expiry, Maintenance) {
+    let later = Maintenance { now: Utc::now() + TimeDelta::hours(1), compact: None, expire: None, orphans: None };
+    (Expiry { older_than: Duration::ZERO, keep_last: 1 }, later)
 }
 
 /// The Parquet files below a folder of a layer with rows that are doomed: key and number of such rows. `names` are the table's columns by

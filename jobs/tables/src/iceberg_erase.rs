@@ -1,21 +1,19 @@
 //! Erasing rows of an Iceberg table: its live files are rewritten in one commit, then the snapshots that still hold the rows are forgotten.
 
 use crate::compact::one_file;
-use crate::erase::{Doomed, Erased, forsaken, search};
+use crate::erase::{Doomed, Erased, everything_before, forsaken, search};
 use crate::iceberg_table::IcebergTable;
 use crate::ledger;
 use crate::live::{IcebergFile, IcebergFiles, TableFiles};
-use crate::maintenance::{Expiry, Maintained, Maintenance};
+use crate::maintenance::Maintained;
 use crate::segments;
 use crate::{Result, TableError, WriteMode, lease};
-use chrono::{TimeDelta, Utc};
 use futures::{StreamExt, stream};
 use iceberg::spec::{DataFile, Operation};
 use iceberg_commit::{Attempt, Decision, Outcome, Plan, references};
 use lakehouse_storage::{LayerStore, Lease};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 /// What the erasing snapshot says of itself.
 const KIND: &str = "lakehouse.erasure";
@@ -42,25 +40,18 @@ impl IcebergTable {
         }
         if dry_run {
             let files = IcebergFiles { name: &self.table, table: &before, compacted: self.compacted_layout(&before)? };
-            for live in files.live().await? {
-                if let Some((_, rows)) = found.iter().find(|(key, _)| layer.uri(key) == live.as_ref().file_path()) {
-                    (done.rows, done.files) = (done.rows + rows, done.files + 1);
-                }
-            }
+            done.count(&files.live().await?, &found, layer);
             done.left = found.iter().map(|(key, _)| layer.uri(key)).collect();
             return Ok(Some(done));
         }
-        let mut merges = false;
-        for mode in ledger::MERGES {
-            merges |= ledger::has_mode(&self.table, before.metadata().properties(), mode)?;
-        }
+        let merges = ledger::has_merges(&self.table, before.metadata().properties())?;
         let turn = if merges { Some(lease::acquire(&self.db, &self.table, "erasure").await?) } else { None };
         let outcome = self.remove_rows(doomed, turn.as_ref()).await;
         lease::release(&self.table, turn).await;
         (done.rows, done.files) = outcome?;
         let mut maintained = Maintained::default();
-        let now = Maintenance { now: Utc::now() + TimeDelta::hours(1), compact: None, expire: None, orphans: None };
-        self.expire(layer, Expiry { older_than: Duration::ZERO, keep_last: 1 }, &now, &mut maintained).await?;
+        let (all, later) = everything_before();
+        self.expire(layer, all, &later, &mut maintained).await?;
         (done.snapshots_expired, done.files_deleted) = (maintained.counts.snapshots_expired, maintained.counts.expired_files_deleted);
         // What an earlier erasing was about to delete when it was killed, and what a dead attempt left, no snapshot refers to.
         let after = self.load().await?;

@@ -69,10 +69,7 @@ impl IcebergTable {
         let spec = table.metadata().default_partition_spec_id();
         let live = live_files(&table).await?.into_iter().filter(|live| live.spec_id == spec).map(IcebergFile);
         let waiting = groups(live.collect(), target, first_sort_id);
-        let mut merges = false;
-        for mode in ledger::MERGES {
-            merges |= ledger::has_mode(&self.table, table.metadata().properties(), mode)?;
-        }
+        let merges = ledger::has_merges(&self.table, table.metadata().properties())?;
         for batch in batches(waiting) {
             // Merges rewrite many files: with the lease they wait for this batch instead of working against it.
             let turn = if merges { Some(lease::acquire(&self.db, &self.table, "compaction").await?) } else { None };

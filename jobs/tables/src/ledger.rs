@@ -98,6 +98,16 @@ pub(crate) fn has_mode(table: &TableRef, properties: &HashMap<String, String>, m
     Ok(false)
 }
 
+/// Whether a commit of an interval that a table remembers was made in one of [`MERGES`].
+pub(crate) fn has_merges(table: &TableRef, properties: &HashMap<String, String>) -> Result<bool> {
+    for mode in MERGES {
+        if has_mode(table, properties, mode)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// The latest commit of every interval.
 pub(crate) fn intervals(table: &TableRef, properties: &HashMap<String, String>) -> Result<BTreeMap<DateTime<Utc>, IntervalCommit>> {
     let mut found = BTreeMap::new();

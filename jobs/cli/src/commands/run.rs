@@ -21,7 +21,7 @@ use serde_json::json;
 use crate::{
     CliError,
     check::{check, faults},
-    execute::{Finished, NAMESPACE, Order, Workshop, intervals},
+    execute::{Finished, NAMESPACE, Order, Workshop, intervals, request},
     manifests::Bundle,
     place::Local,
     runs::Runs,
@@ -177,17 +177,10 @@ impl Place<'_> {
             definition: &pipeline.spec,
             lakehouse,
             request: Request {
-                pipeline: name.clone(),
-                namespace: NAMESPACE.to_owned(),
-                run_name: String::new(),
-                run_uid: String::new(),
-                created_at: chrono::DateTime::default(),
-                interval,
                 stages: asked.stages,
-                inputs_from: None,
                 refresh: asked.refresh,
                 parameters: self.arguments.param.iter().cloned().collect::<BTreeMap<_, _>>(),
-                store: self.location.clone(),
+                ..request(&name, interval, self.location.clone())
             },
             replay: None,
             again: asked.again,
