@@ -30,7 +30,10 @@ use crate::common::Stage;
     printcolumn(name = "Read", type_ = "integer", json_path = ".status.rowsRead"),
     printcolumn(name = "Written", type_ = "integer", json_path = ".status.rowsWritten"),
     printcolumn(name = "Quarantined", type_ = "integer", json_path = ".status.rowsQuarantined"),
-    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Step", type_ = "string", json_path = r#".status.stages[?(@.state=="Running")].progress.step"#, priority = 1),
+    printcolumn(name = "Rows", type_ = "integer", json_path = r#".status.stages[?(@.state=="Running")].progress.rows"#, priority = 1),
+    printcolumn(name = "Percent", type_ = "integer", json_path = r#".status.stages[?(@.state=="Running")].progress.percent"#, priority = 1)
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.pipeline == oldSelf.pipeline").message("pipeline is immutable: make a new run"))]
@@ -194,12 +197,37 @@ pub struct StageStatus {
     /// Bytes written to the object store.
     #[serde(default)]
     pub bytes_written: i64,
+    /// How far the running attempt is, as its log says; at most every 30 s. Absent: it has not begun, has said nothing yet, or has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<StageProgress>,
     /// After a gold stage: intervals of its models whose inputs have changed since they were computed. Absent: not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stale: Option<StaleIntervals>,
     /// The tables this stage committed to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<TableStatus>,
+}
+
+/// How far a running attempt is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageProgress {
+    /// The step of the stage that is under way, such as `write silver.coins`.
+    #[schemars(length(max = 128))]
+    pub step: String,
+    /// Rows or records handled within this step.
+    pub rows: i64,
+    /// Bytes handled within this step.
+    pub bytes: i64,
+    /// Rows or records that the step will handle, where that is known beforehand.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<i64>,
+    /// Share of `total` that is done, 0 to 100.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 100))]
+    pub percent: Option<i32>,
+    /// When this was observed.
+    pub updated_at: DateTime<Utc>,
 }
 
 /// Intervals that gold models computed from inputs which have changed since.

@@ -15,12 +15,15 @@ pub struct Config {
     /// Ask the operator at this host and port whether it is ready, for up to a minute, and exit.
     #[arg(long, value_name = "HOST:PORT")]
     pub probe: Option<String>,
-    /// Address of the health endpoints `/healthz` and `/readyz`.
+    /// Address of `/healthz`, `/readyz` and `/metrics`.
     #[arg(long, env = "LAKEHOUSE_LISTEN", default_value = "0.0.0.0:8080")]
     pub listen: SocketAddr,
     /// How many objects of one kind are reconciled at the same time.
     #[arg(long, env = "LAKEHOUSE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
+    /// How many pipelines have metrics of their own, the first ones by namespace and name; the others are counted.
+    #[arg(long, env = "LAKEHOUSE_METRICS_PIPELINES", default_value_t = 1000)]
+    pub metrics_pipelines: usize,
     /// What Jobs are made of.
     #[command(flatten)]
     pub jobs: JobConfig,

@@ -9,8 +9,8 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::Utc;
 use lakehouse_api::{LakehousePipelineSpec, LakehouseSpec};
 use lakehouse_contract::{
-    Interval, IntervalGrain, LineageSpec, Progress, Reason, Stage, StageFailure, StageReport, StageSpec, StoreLocation, Work, digest_json,
-    resolve::Request, resolve::resolve,
+    Interval, IntervalGrain, LineageSpec, Progress, Reason, Stage, StageFailure, StageReport, StageSpec, StoreLocation, TraceContext, Work,
+    digest_json, env, resolve::Request, resolve::resolve,
 };
 use lakehouse_ingest::Options;
 use lakehouse_storage::{CatalogDb, Lease, LeaseOptions, Storage, StorageError};
@@ -199,7 +199,8 @@ impl Workshop {
             self.runs.put(run).await?;
             let spec = spec.clone().with_attempt(run.stages[index].attempt);
             progress.stage(spec.stage(), spec.attempt);
-            let report = self.attempt(&spec, progress).await;
+            let trace = TraceContext::of_run(&run.uid).attempt(spec.stage(), spec.attempt);
+            let report = self.attempt(&spec, trace, progress).await;
             progress.ended(&report);
             run.stages[index].report = Some(report.clone());
             self.runs.put(run).await?;
@@ -212,7 +213,7 @@ impl Workshop {
         }
     }
 
-    async fn attempt(&self, spec: &StageSpec, progress: &RunProgress) -> StageReport {
+    async fn attempt(&self, spec: &StageSpec, trace: TraceContext, progress: &RunProgress) -> StageReport {
         let work = async |spec: &StageSpec, storage: &Storage, progress: &dyn Progress| match spec.stage() {
             Stage::Ingest => {
                 let secrets = self.secrets.clone();
@@ -224,7 +225,10 @@ impl Workshop {
             Stage::Gold => Box::pin(lakehouse_gold::run(spec, storage, &self.catalog_uri, progress)).await,
             Stage::Maintenance => Box::pin(lakehouse_maintenance::run(spec, storage, &self.catalog_uri, progress)).await,
         };
-        let environment = |name: &str| self.secrets.variable(name);
+        let environment = |name: &str| match name {
+            env::TRACEPARENT => Some(trace.to_string()),
+            other => self.secrets.variable(other),
+        };
         lakehouse_shell::execute_in(spec, &self.storage, progress, environment, work).await.0
     }
 }

@@ -1,8 +1,8 @@
-//! `lakehouse`: the same pipelines as on a cluster, on this machine; and, with `submit`, the client of a cluster.
+//! `lakehouse`: the same pipelines as on a cluster, on this machine; and the client of a cluster, also as `kubectl lakehouse`.
 //!
 //! Each command is a module of [`commands`]. Behind them: [`manifests`] reads files, [`check`] finds every fault of a definition, [`runs`] keeps
-//! runs in the catalog database, [`execute`] carries one run through its stages and goes on where an interrupted one stopped; [`submit`] has a
-//! cluster do the work and waits for it. No other command talks to Kubernetes.
+//! runs in the catalog database, [`execute`] carries one run through its stages and goes on where an interrupted one stopped; [`submit`] is
+//! behind the commands that talk to a cluster: `submit`, `get`, `logs`, `events`, `retry`, `suspend`, `resume` and `cancel`.
 
 pub mod check;
 pub mod commands;
@@ -26,10 +26,11 @@ use std::{
     pin::Pin,
 };
 
-use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
+use clap::{CommandFactory, Parser, Subcommand};
+use commands::state::Wanted;
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
 
-/// Lakehouse pipelines on this machine, and on a cluster with `submit`.
+/// Lakehouse pipelines on this machine and on a cluster.
 #[derive(Debug, Parser)]
 #[command(name = "lakehouse", version, about, propagate_version = true)]
 struct Arguments {
@@ -47,6 +48,20 @@ enum Command {
     /// succeeded with the same key is the answer, and nothing is executed; otherwise the next one is made. So the same command goes on where a
     /// killed one stopped.
     Submit(commands::submit::SubmitArguments),
+    /// What a cluster has and does: pipelines, runs, and of one run its stages and tables.
+    Get(commands::get::GetArguments),
+    /// What the stages of a run said, on a cluster or on this machine.
+    Logs(commands::logs::LogsArguments),
+    /// What happened to pipelines, runs and Lakehouses of a cluster.
+    Events(commands::events::EventsArguments),
+    /// Make a new run for one on a cluster that failed, from the failed stage on. With the pipeline's present definition.
+    Retry(commands::retry::RetryArguments),
+    /// On a cluster: begin nothing new; what is at work ends.
+    Suspend(commands::state::StateArguments),
+    /// On a cluster: go on with what was suspended.
+    Resume(commands::state::StateArguments),
+    /// On a cluster: stop it at once, for ever. What was committed stays.
+    Cancel(commands::state::StateArguments),
     /// Query the tables with SQL, read-only.
     Sql(commands::sql::SqlArguments),
     /// Put files of this machine where `files` sources find them.
@@ -78,10 +93,15 @@ enum Command {
     /// Buckets of an S3 store.
     #[command(subcommand)]
     Buckets(commands::buckets::BucketsCommand),
+    /// A script with which a shell completes this command.
+    Completions(commands::completions::CompletionsArguments),
 }
 
 /// What is logged unless RUST_LOG says otherwise. What the libraries of Kubernetes warn of is said by `submit` in its own words.
 const LOGGED: &str = "warn,lakehouse_shell=off,lakehouse_ingest=error,kube_client=off,kube_runtime=off";
+
+/// What is kept of a stage's log, beside its report: what a pod would say.
+const KEPT: &str = "info,sqlx=warn,kube_client=off,kube_runtime=off";
 
 /// Parses the command line, runs the command and answers the exit code of the contract: 0 done, 10 try again, 20 a fault of definition, data
 /// or credential, 1 anything else; `submit` has its own, see [`submit::SubmitError`]. A failure is one line on standard error.
@@ -92,13 +112,27 @@ pub fn main() -> Pin<Box<dyn Future<Output = std::process::ExitCode>>> {
 async fn command() -> std::process::ExitCode {
     let arguments = Arguments::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LOGGED));
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let shown = if std::io::stderr().is_terminal() {
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).boxed()
+    } else {
+        tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr).boxed()
+    };
+    let kept = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(lakehouse_shell::JournalWriter::new(false));
+    let logs = tracing_subscriber::registry().with(shown.with_filter(filter)).with(kept.with_filter(EnvFilter::new(KEPT)));
     // A second call keeps the first subscriber.
-    let _ = if std::io::stderr().is_terminal() { logs.try_init() } else { logs.json().flatten_event(true).try_init() };
+    let _ = logs.try_init();
     lakehouse_storage::init_tls();
     let outcome = match arguments.command {
         Command::Run(arguments) => Box::pin(commands::run::run(arguments)).await,
         Command::Submit(arguments) => Box::pin(commands::submit::run(arguments)).await,
+        Command::Get(arguments) => Box::pin(commands::get::run(arguments)).await,
+        Command::Logs(arguments) => Box::pin(commands::logs::run(arguments)).await,
+        Command::Events(arguments) => Box::pin(commands::events::run(arguments)).await,
+        Command::Retry(arguments) => Box::pin(commands::retry::run(arguments)).await,
+        Command::Suspend(arguments) => Box::pin(commands::state::run(arguments, Wanted::Suspended)).await,
+        Command::Resume(arguments) => Box::pin(commands::state::run(arguments, Wanted::Active)).await,
+        Command::Cancel(arguments) => Box::pin(commands::state::run(arguments, Wanted::Cancelled)).await,
+        Command::Completions(arguments) => commands::completions::run(&arguments, Arguments::command()),
         Command::Sql(arguments) => Box::pin(commands::sql::run(arguments)).await,
         Command::Upload(arguments) => commands::upload::run(arguments).await,
         Command::Validate(arguments) => commands::validate::run(arguments).await,

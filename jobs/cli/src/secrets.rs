@@ -53,6 +53,11 @@ impl Secrets {
         }
     }
 
+    /// All values that came from files, which no log may hold.
+    pub fn values(&self) -> impl Iterator<Item = String> + '_ {
+        self.variables.values().cloned()
+    }
+
     /// The value of an environment variable.
     pub fn variable(&self, name: &str) -> Option<String> {
         self.variables.get(name).cloned().or_else(|| std::env::var(name).ok())

@@ -17,6 +17,9 @@ pub const SPEC_MOUNT: &str = "/etc/lakehouse";
 /// File name of the spec within [`SPEC_MOUNT`] and key of the ConfigMap.
 pub const SPEC_FILE: &str = "stage.json";
 
+/// Trace context of the attempt, as in the W3C recommendation; its name is that of the OpenTelemetry specification.
+pub const TRACEPARENT: &str = "TRACEPARENT";
+
 /// Bearer token of the endpoint that lineage events are sent to.
 pub const LINEAGE_TOKEN: &str = "LAKEHOUSE_LINEAGE_TOKEN";
 

@@ -100,6 +100,11 @@ pub fn report(pipeline: &str, run: &RunId, stage: Stage, attempt: u32) -> String
     format!("_lakehouse/runs/{pipeline}/{run}/{stage}-{attempt}.json")
 }
 
+/// The log of one attempt of a stage, beside its report: one JSON object per line.
+pub fn log(pipeline: &str, run: &RunId, stage: Stage, attempt: u32) -> String {
+    format!("{}.log.ndjson", report(pipeline, run, stage, attempt).trim_end_matches(".json"))
+}
+
 /// The lineage events of one attempt of a stage, beside its report: one JSON object per line.
 pub fn lineage(pipeline: &str, run: &RunId, stage: Stage, attempt: u32) -> String {
     format!("_lakehouse/runs/{pipeline}/{run}/{stage}-{attempt}.lineage.ndjson")

@@ -20,6 +20,7 @@ pub mod resolve;
 pub mod spec;
 pub mod template;
 pub mod token;
+pub mod trace;
 
 pub use columns::ColumnType;
 pub use failure::{ExitCode, Reason, StageFailure};
@@ -39,6 +40,7 @@ pub use spec::{
     Work, default_max_record_bytes,
 };
 pub use token::{CommitToken, digest_json};
+pub use trace::TraceContext;
 
 /// Version of everything in this crate that is serialized. A job refuses a spec of another version.
 pub const CONTRACT_VERSION: u32 = 1;

@@ -43,6 +43,9 @@ pub struct StageReport {
     /// Why lineage events of the attempt did not get where they should; absent when they did, or none were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage_fault: Option<String>,
+    /// Trace of the run, 32 hexadecimal digits ([`crate::TraceContext`]); absent in reports of older releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace_id: Option<String>,
 }
 
 /// A failure within a report.

@@ -4,6 +4,7 @@
 //! open the store, execute, write the termination message, exit with the contract's code.
 
 mod image;
+mod journal;
 mod lineage;
 mod log;
 pub mod memory;
@@ -12,12 +13,14 @@ mod open;
 use std::time::Instant;
 
 use chrono::Utc;
-use lakehouse_contract::{CONTRACT_VERSION, Progress, StageOutcome, StageReport, StageSpec, Termination, keys};
+use lakehouse_contract::{CONTRACT_VERSION, Progress, StageOutcome, StageReport, StageSpec, Termination, TraceContext, env, keys};
 use lakehouse_storage::{Layer, Storage};
 
+use journal::Archive;
 use lineage::Recorder;
 
 pub use image::image_main;
+pub use journal::{JournalWriter, conceal};
 pub use log::{LogProgress, init_json_logs};
 pub use open::{open_storage, storage_failure};
 
@@ -42,7 +45,7 @@ where
     execute_in(spec, storage, progress, |name| std::env::var(name).ok(), work).await
 }
 
-/// [`execute()`] with an environment of the caller's, which holds the token of the lineage endpoint.
+/// [`execute()`] with an environment of the caller's, which holds the token of the lineage endpoint and the trace context of the attempt.
 pub async fn execute_in<F>(
     spec: &StageSpec,
     storage: &Storage,
@@ -55,6 +58,10 @@ where
 {
     let started_at = Utc::now();
     let clock = Instant::now();
+    // Whoever starts a job by hand gives it no trace: its run has one all the same.
+    let trace = environment(env::TRACEPARENT).and_then(|header| TraceContext::parse(&header));
+    let trace = trace.unwrap_or_else(|| TraceContext::of_run(&spec.run.id.0)).trace();
+    let archive = Archive::begin(spec, storage, &trace);
     tracing::info!(pipeline = spec.pipeline, run = %spec.run.id, stage = %spec.stage(), attempt = spec.attempt,
         interval_start = %spec.interval.start, "stage begins");
     let recorder = spec.lineage.as_ref().map(|to| Recorder::begin(spec, to, storage, started_at, environment));
@@ -72,6 +79,7 @@ where
         inputs: outcome.inputs,
         tables: outcome.tables,
         lineage_fault: None,
+        trace_id: Some(trace),
     };
     if let Some(recorder) = recorder {
         report.lineage_fault = recorder.end(spec, &report, &outcome.lineage).await;
@@ -88,6 +96,7 @@ where
         ),
         Some(failure) => tracing::error!(reason = %failure.reason, retryable = failure.retryable, "{}", failure.message),
     }
+    archive.end().await;
     let termination = Termination::of(&report, object);
     (report, termination)
 }

@@ -13,7 +13,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
-use lakehouse_contract::{Stage, StageSpec, Work, env};
+use lakehouse_contract::{Stage, StageSpec, TraceContext, Work, env};
 
 use super::Attempt;
 
@@ -121,8 +121,10 @@ fn environment(attempt: &Attempt<'_>, spec: &StageSpec) -> Vec<EnvVar> {
         }),
     };
     let store = &attempt.lakehouse.object_store.credentials_secret;
+    let trace = TraceContext::of_run(attempt.uid).attempt(attempt.stage, attempt.attempt.unsigned_abs());
     let mut all = vec![
         plain(env::STAGE_SPEC, format!("{}/{}", env::SPEC_MOUNT, env::SPEC_FILE)),
+        plain(env::TRACEPARENT, trace.to_string()),
         secret(env::ACCESS_KEY_ID, store, "access-key-id"),
         secret(env::SECRET_ACCESS_KEY, store, "secret-access-key"),
     ];

@@ -49,6 +49,21 @@ impl Error {
         }
     }
 
+    /// One word of few, for metrics.
+    pub(crate) fn class(&self) -> &'static str {
+        match self.status().map(|status| status.code) {
+            None => "NoAnswer",
+            Some(401 | 403) => "Forbidden",
+            Some(404) => "NotFound",
+            Some(409) if self.is_conflict() => "Conflict",
+            Some(409) => "AlreadyExists",
+            Some(400 | 413 | 422) => "Invalid",
+            Some(429) => "TooManyRequests",
+            Some(500..) => "ServerError",
+            Some(_) => "Other",
+        }
+    }
+
     /// Somebody else wrote the object first.
     pub(crate) fn is_conflict(&self) -> bool {
         self.status().is_some_and(|status| status.is_conflict() && !status.is_already_exists())

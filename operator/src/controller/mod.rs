@@ -33,7 +33,7 @@ pub use error::{Error, Result};
 
 use crate::{
     Config, JobConfig, conditions, names,
-    runtime::{health::Health, shutdown::Shutdown},
+    runtime::{Telling, health::Health, metrics::Caches, shutdown::Shutdown},
 };
 use events::Events;
 use run::Claims;
@@ -51,6 +51,7 @@ pub(crate) struct Context {
     jobs: JobConfig,
     events: Events,
     claims: Claims,
+    telling: Telling,
     /// All runs of the namespace.
     runs: Store<LakehouseRun>,
     /// All Jobs of the namespace that the operator made.
@@ -98,7 +99,7 @@ where
 }
 
 /// Runs the controllers of one namespace until `shutdown`.
-pub async fn run(client: Client, namespace: String, config: &Config, shutdown: Shutdown, health: Arc<Health>) {
+pub async fn run(client: Client, namespace: String, config: &Config, shutdown: Shutdown, health: Arc<Health>, telling: Telling) {
     let (runs, runs_writer) = reflector::store();
     let (own_jobs, jobs_writer) = reflector::store();
     let (claims, freed) = Claims::new();
@@ -106,6 +107,7 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
         events: Events::new(client.clone()),
         jobs: config.jobs.clone(),
         claims,
+        telling,
         runs,
         own_jobs,
         filled: AtomicBool::new(false),
@@ -120,13 +122,22 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
     let changed_runs = touched(reflector::reflector(runs_writer, watcher(context.api::<LakehouseRun>(), every.clone())));
     let changed_jobs = touched(reflector::reflector(jobs_writer, watcher(context.api::<Job>(), made_here)));
 
-    let lakehouses = Controller::new(context.api::<Lakehouse>(), every.clone())
-        .with_config(settings.clone())
-        .graceful_shutdown_on(shutdown.clone().wanted())
-        .run(lakehouse::reconcile, error::policy, Arc::clone(&context));
+    let lakehouses = Controller::new(context.api::<Lakehouse>(), every.clone());
+    let known_lakehouses = lakehouses.store();
+    let lakehouses = lakehouses.with_config(settings.clone()).graceful_shutdown_on(shutdown.clone().wanted()).run(
+        |it, context: Arc<Context>| context.telling.metrics.clone().reconciliation("Lakehouse", lakehouse::reconcile(it, context)),
+        error::policy,
+        Arc::clone(&context),
+    );
 
     let pipelines = Controller::new(context.api::<LakehousePipeline>(), every.clone());
     let known = pipelines.store();
+    context.telling.metrics.watch(Caches {
+        namespace: context.namespace.clone(),
+        runs: context.runs.clone(),
+        pipelines: known.clone(),
+        lakehouses: known_lakehouses,
+    });
     let of_run = changed_runs.map(|run| ObjectRef::new(&run.spec.pipeline).within(run.metadata.namespace.as_deref().unwrap_or_default()));
     let pipelines = pipelines
         .watches(context.api::<Lakehouse>(), every.clone(), move |lakehouse: Lakehouse| {
@@ -137,7 +148,13 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
         .reconcile_on(of_run)
         .with_config(settings.clone())
         .graceful_shutdown_on(shutdown.clone().wanted())
-        .run(pipeline::reconcile, error::policy, Arc::clone(&context));
+        .run(
+            |it, context: Arc<Context>| {
+                context.telling.metrics.clone().reconciliation("LakehousePipeline", pipeline::reconcile(it, context))
+            },
+            error::policy,
+            Arc::clone(&context),
+        );
 
     let of_job = changed_jobs.filter_map(|job| {
         let name = job.metadata.labels.as_ref().and_then(|labels| labels.get(names::RUN));
@@ -148,7 +165,11 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
         .reconcile_on(freed)
         .with_config(settings)
         .graceful_shutdown_on(shutdown.clone().wanted())
-        .run(run::reconcile, error::policy, Arc::clone(&context));
+        .run(
+            |it, context: Arc<Context>| context.telling.metrics.clone().reconciliation("LakehouseRun", run::reconcile(it, context)),
+            error::policy,
+            Arc::clone(&context),
+        );
 
     let filled = async {
         // A writer that is gone means that the controllers ended.

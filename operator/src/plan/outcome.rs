@@ -1,7 +1,7 @@
 //! How an attempt ended, from its Job and pod as they were observed.
 
 use chrono::{DateTime, Utc};
-use lakehouse_contract::{ExitCode, Termination, Totals};
+use lakehouse_contract::{ExitCode, Termination, Totals, progress::Position};
 
 /// A Job of a run.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -38,6 +38,8 @@ pub struct PodView {
     pub waiting: Option<(String, String)>,
     /// How the container ended.
     pub exit: Option<ContainerExit>,
+    /// How far it is, as its log says; nothing where it was not looked for.
+    pub progress: Option<Position>,
 }
 
 /// How a container ended.

@@ -28,7 +28,7 @@ use super::{
     Note,
     admission::Admission,
     outcome::{Failure, JobView, Outcome, outcome},
-    status::{SUCCEEDED, enter_report, finish, finished, pending, rows, say},
+    status::{SUCCEEDED, enter_progress, enter_report, finish, finished, pending, rows, say},
 };
 use crate::{
     conditions::{self, Verdict},
@@ -50,8 +50,8 @@ enum Lost {
 }
 /// How often what no watch announces is looked at again: a missing pipeline, a busy interval, a refused Job.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
-/// How often the pods of a running Job are looked at, for what keeps them from starting.
-const WATCH_PODS: Duration = Duration::from_secs(20);
+/// How often the pods of a running Job are looked at, for what keeps them from starting; every second time for how far they are.
+const WATCH_PODS: Duration = Duration::from_secs(15);
 
 /// What is known about the definition that the run executes.
 #[derive(Clone, Debug, PartialEq)]
@@ -312,7 +312,9 @@ impl Decider<'_> {
     }
 
     /// The Job was made.
-    fn running(&self, status: LakehouseRunStatus, index: usize) -> Step {
+    fn running(&self, mut status: LakehouseRunStatus, index: usize) -> Step {
+        let observed = self.observed.job(status.stages[index].job.as_deref()).and_then(|job| job.pod.as_ref()?.progress.as_ref());
+        let moved = enter_progress(&mut status.stages[index], observed, self.now);
         let stage = &status.stages[index];
         let cancelled = self.run.spec.state == RunState::Cancelled;
         let Some(job) = self.observed.job(stage.job.as_deref()) else {
@@ -334,7 +336,10 @@ impl Decider<'_> {
                     }
                     message = format!("{stuck}{reason}: {why}");
                 }
-                self.waiting(status, "Running", message, WATCH_PODS)
+                match self.waiting(status.clone(), "Running", message, WATCH_PODS) {
+                    Step::Wait(_) if moved => Step::Record { status: Box::new(status), notes: Vec::new() },
+                    step => step,
+                }
             }
         }
     }

@@ -1,12 +1,12 @@
 //! Changes of a run's status, as values: what it says when it waits, works, retries and ends.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lakehouse_api::{
     LakehouseRun,
     common::Stage,
-    run::{LakehouseRunStatus, StageState, StageStatus, TableStatus},
+    run::{LakehouseRunStatus, StageProgress, StageState, StageStatus, TableStatus},
 };
-use lakehouse_contract::Termination;
+use lakehouse_contract::{Termination, progress::Position};
 
 use super::outcome::totals;
 use crate::conditions::{self, Verdict};
@@ -50,6 +50,7 @@ pub fn pending(name: Stage) -> StageStatus {
         rows_deduplicated: 0,
         rows_dropped: 0,
         bytes_written: 0,
+        progress: None,
         stale: None,
         tables: Vec::new(),
     }
@@ -58,6 +59,9 @@ pub fn pending(name: Stage) -> StageStatus {
 /// Sets the condition of `run` in `status`.
 pub fn say(status: &mut LakehouseRunStatus, run: &LakehouseRun, verdict: Verdict, now: DateTime<Utc>) {
     let generation = run.metadata.generation;
+    for stage in status.stages.iter_mut().filter(|stage| stage.state != StageState::Running) {
+        stage.progress = None;
+    }
     conditions::set(&mut status.conditions, SUCCEEDED, verdict, generation, now);
     status.observed_generation = generation;
 }
@@ -87,6 +91,37 @@ pub fn finish(status: &mut LakehouseRunStatus, run: &LakehouseRun, verdict: Verd
         (status.rows_read, status.rows_written, status.rows_quarantined) = (stage.rows_read, stage.rows_written, stage.rows_quarantined);
     }
     say(status, run, verdict, now);
+}
+
+/// How often the progress of a stage is written at most.
+pub const PROGRESS_EVERY: TimeDelta = TimeDelta::seconds(30);
+
+/// Whether it is time to look how far the running attempt of `stage` is.
+pub fn progress_is_due(stage: &StageStatus, now: DateTime<Utc>) -> bool {
+    stage.state == StageState::Running && stage.progress.as_ref().is_none_or(|known| now - known.updated_at >= PROGRESS_EVERY)
+}
+
+/// Enters how far an attempt is, if it is time and if that is news; answers whether it was.
+pub fn enter_progress(stage: &mut StageStatus, observed: Option<&Position>, now: DateTime<Utc>) -> bool {
+    let Some(observed) = observed.filter(|_| progress_is_due(stage, now)) else { return false };
+    let signed = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let percent = observed.total.filter(|total| *total > 0).map(|total| {
+        let share = u128::from(observed.rows) * 100 / u128::from(total);
+        i32::try_from(share.min(100)).unwrap_or(100)
+    });
+    let next = StageProgress {
+        step: observed.step.clone(),
+        rows: signed(observed.rows),
+        bytes: signed(observed.bytes),
+        total: observed.total.map(signed),
+        percent,
+        updated_at: now,
+    };
+    if stage.progress.as_ref().is_some_and(|known| StageProgress { updated_at: now, ..known.clone() } == next) {
+        return false;
+    }
+    stage.progress = Some(next);
+    true
 }
 
 /// Enters what a report says into a stage.
@@ -127,4 +162,30 @@ pub fn rows(stage: &StageStatus) -> String {
         count => text.push_str(&format!("; {count} intervals are stale")),
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_written_when_it_is_news_and_not_too_often() {
+        let start = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
+        let at = |seconds: i64| start + TimeDelta::seconds(seconds);
+        let position = |rows: u64| Position { step: "write silver.a".to_owned(), rows, bytes: 10, total: Some(1000) };
+        let mut stage = pending(Stage::Silver);
+        assert!(!enter_progress(&mut stage, Some(&position(1)), start), "it does not run");
+        stage.state = StageState::Running;
+        assert!(!enter_progress(&mut stage, None, start), "nothing was said");
+        assert!(enter_progress(&mut stage, Some(&position(500)), start));
+        assert_eq!(stage.progress.as_ref().and_then(|progress| progress.percent), Some(50));
+        assert!(!enter_progress(&mut stage, Some(&position(600)), at(29)), "too early");
+        assert!(!enter_progress(&mut stage, Some(&position(500)), at(40)), "no news");
+        assert_eq!(stage.progress.as_ref().map(|progress| progress.updated_at), Some(start));
+        assert!(enter_progress(&mut stage, Some(&position(2000)), at(40)));
+        assert_eq!(stage.progress.as_ref().and_then(|progress| progress.percent), Some(100));
+        let none = Position { total: Some(0), ..position(3) };
+        assert!(enter_progress(&mut stage, Some(&none), at(70)));
+        assert_eq!(stage.progress.as_ref().and_then(|progress| progress.percent), None);
+    }
 }

@@ -1,4 +1,4 @@
-//! `/healthz`: the process answers. `/readyz`: the caches of every namespace are filled.
+//! `/healthz`: the process answers. `/readyz`: the caches of every namespace are filled. `/metrics`: for Prometheus.
 
 use std::{
     net::SocketAddr,
@@ -13,6 +13,8 @@ use tokio::{
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
+
+use super::metrics::{self, Metrics};
 
 /// Longest time one request may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,13 +41,27 @@ impl Health {
         self.pending.fetch_sub(1, Ordering::Relaxed);
     }
 
-    fn answer(&self, path: &str) -> (&'static str, &'static str) {
-        match path {
-            "/healthz" => ("200 OK", "ok\n"),
-            "/readyz" if self.pending.load(Ordering::Relaxed) == 0 => ("200 OK", "ok\n"),
-            "/readyz" => ("503 Service Unavailable", "caches are not filled yet\n"),
-            _ => ("404 Not Found", "there are /healthz and /readyz\n"),
+    fn answer(&self, path: &str, metrics: &Metrics) -> Answer {
+        match path.split('?').next().unwrap_or_default() {
+            "/healthz" => Answer::text("200 OK", "ok\n"),
+            "/readyz" if self.pending.load(Ordering::Relaxed) == 0 => Answer::text("200 OK", "ok\n"),
+            "/readyz" => Answer::text("503 Service Unavailable", "caches are not filled yet\n"),
+            "/metrics" => Answer { status: "200 OK", content_type: metrics::CONTENT_TYPE, body: metrics.text() },
+            _ => Answer::text("404 Not Found", "there are /healthz, /readyz and /metrics\n"),
         }
+    }
+}
+
+/// An answer to a request.
+struct Answer {
+    status: &'static str,
+    content_type: &'static str,
+    body: String,
+}
+
+impl Answer {
+    fn text(status: &'static str, body: &str) -> Self {
+        Self { status, content_type: "text/plain", body: body.to_owned() }
     }
 }
 
@@ -53,16 +69,16 @@ impl Health {
 ///
 /// # Errors
 /// When the address cannot be listened on.
-pub async fn serve(address: SocketAddr, health: Arc<Health>) -> anyhow::Result<JoinHandle<()>> {
+pub async fn serve(address: SocketAddr, health: Arc<Health>, metrics: Metrics) -> anyhow::Result<JoinHandle<()>> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     Ok(tokio::spawn(async move {
         loop {
             match listener.accept().await {
                 Ok((stream, _)) => {
-                    let health = Arc::clone(&health);
+                    let (health, metrics) = (Arc::clone(&health), metrics.clone());
                     tokio::spawn(async move {
                         // A probe that hangs up or hangs harms nobody but itself.
-                        let _ = tokio::time::timeout(TIMEOUT, respond(stream, &health)).await;
+                        let _ = tokio::time::timeout(TIMEOUT, respond(stream, &health, &metrics)).await;
                     });
                 }
                 // Out of file descriptors, most likely: pause instead of spinning.
@@ -75,7 +91,7 @@ pub async fn serve(address: SocketAddr, health: Arc<Health>) -> anyhow::Result<J
     }))
 }
 
-async fn respond(mut stream: TcpStream, health: &Health) -> std::io::Result<()> {
+async fn respond(mut stream: TcpStream, health: &Health, metrics: &Metrics) -> std::io::Result<()> {
     let mut request = Vec::with_capacity(REQUEST_BYTES);
     while !request.windows(4).any(|end| end == b"\r\n\r\n") && request.len() < REQUEST_BYTES {
         if stream.read_buf(&mut request).await? == 0 {
@@ -84,9 +100,10 @@ async fn respond(mut stream: TcpStream, health: &Health) -> std::io::Result<()> 
     }
     let text = String::from_utf8_lossy(&request);
     let path = text.split_whitespace().nth(1).unwrap_or_default();
-    let (status, body) = health.answer(path);
+    let Answer { status, content_type, body } = health.answer(path, metrics);
     let length = body.len();
-    let answer = format!("HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    let answer =
+        format!("HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
     stream.write_all(answer.as_bytes()).await?;
     stream.shutdown().await
 }
@@ -138,7 +155,7 @@ mod tests {
         let address = listener.local_addr().expect("an address");
         drop(listener);
         let health = Arc::new(Health::new(2));
-        let server = serve(address, Arc::clone(&health)).await.expect("it starts");
+        let server = serve(address, Arc::clone(&health), Metrics::new(1)).await.expect("it starts");
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         health.namespace_ready();
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
@@ -146,6 +163,8 @@ mod tests {
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 200"));
         probe(&address.to_string()).await.expect("it is ready");
         assert!(get(address, "/").await.starts_with("HTTP/1.1 404"));
+        let metrics = get(address, "/metrics").await;
+        assert!(metrics.contains("openmetrics-text") && metrics.ends_with("# EOF\n"), "{metrics}");
         server.abort();
     }
 }

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf};
 
 use arrow::datatypes::SchemaRef;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use lakehouse_contract::TableRef;
 use lakehouse_gold::Unchecked;
 use lakehouse_tables::{Change, Evolution, TableDef, Tables};
@@ -16,7 +16,6 @@ use crate::{
     manifests::Bundle,
     place::{DEFAULT_NAMESPACE, PlaceArguments},
     print,
-    submit::tell::Format,
 };
 
 /// Options of `plan`.
@@ -28,11 +27,19 @@ pub struct PlanArguments {
     /// Namespace of the pipelines on the cluster, which own their tables; default: that of the manifest, or `default`.
     #[arg(short, long, value_name = "NAME")]
     namespace: Option<String>,
-    /// Text, or one JSON object per table and line.
-    #[arg(short, long, value_enum, default_value_t = Format::Text)]
-    output: Format,
+    /// Text, one JSON object per table and line, or one YAML document per table.
+    #[arg(short, long, value_enum, default_value_t = Shown::Text)]
+    output: Shown,
     #[command(flatten)]
     place: PlaceArguments,
+}
+
+/// How a plan is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Shown {
+    Text,
+    Json,
+    Yaml,
 }
 
 /// What becomes of one table.
@@ -80,8 +87,14 @@ pub async fn run(arguments: PlanArguments) -> Result<(), CliError> {
         planned.extend(plan(pipeline, &owner, &checked, tables.as_ref()).await?);
     }
     match arguments.output {
-        Format::Text => print(&text(&planned))?,
-        Format::Json => {
+        Shown::Text => print(&text(&planned))?,
+        Shown::Yaml => {
+            for table in &planned {
+                let document = serde_yaml::to_string(table).map_err(|error| CliError::Output(std::io::Error::other(error)))?;
+                print(&format!("---\n{document}"))?;
+            }
+        }
+        Shown::Json => {
             for table in &planned {
                 let line = serde_json::to_string(table).map_err(|error| CliError::Output(error.into()))?;
                 print(&format!("{line}\n"))?;

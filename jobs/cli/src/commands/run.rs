@@ -116,6 +116,7 @@ pub async fn run(arguments: RunArguments) -> Result<(), CliError> {
     for pipeline in &pipelines {
         let lakehouse = bundle.lakehouse_of(pipeline).map_err(CliError::Invalid)?;
         secrets.add_connections(&lakehouse, &bundle);
+        lakehouse_shell::conceal(secrets.values());
         if arguments.full_refresh {
             continue;
         }

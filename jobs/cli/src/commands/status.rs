@@ -1,18 +1,19 @@
 //! `lakehouse status`: the runs on this machine.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use lakehouse_contract::interval::rfc3339;
+use lakehouse_contract::{TableRef, interval::rfc3339};
 use lakehouse_shell::open_storage;
 use lakehouse_storage::CatalogDb;
 use lakehouse_tables::Tables;
+use serde_json::{Value, json};
 
+use super::output::{Output, show};
 use crate::{
     CliError,
     place::Local,
-    print,
     runs::{RunRecord, RunState, Runs},
     stale::shown_stale,
     table::draw,
@@ -27,6 +28,9 @@ pub struct StatusArguments {
     /// How many runs.
     #[arg(long, default_value_t = 50)]
     limit: usize,
+    /// Text, or the runs as JSON or YAML.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
 }
 
 /// Prints the runs, newest first.
@@ -36,20 +40,33 @@ pub struct StatusArguments {
 pub async fn run(arguments: StatusArguments) -> Result<(), CliError> {
     let local = Local::open(arguments.local.as_deref())?;
     let runs = Runs::open(CatalogDb::connect(&local.catalog_uri()).await?).await?.list(None).await?;
-    let rows: Vec<Vec<String>> = runs.iter().take(arguments.limit).map(row).collect();
+    let runs: Vec<&RunRecord> = runs.iter().take(arguments.limit).collect();
+    let rows: Vec<Vec<String>> = runs.iter().map(|run| row(run)).collect();
     let stale = stale(&local).await?;
     let header = ["run", "pipeline", "interval", "state", "stages", "read", "written", "quarantined", "created", "message"];
-    print(&format!("store and catalog: {}\n{}{stale}", local.root.display(), draw(&header, &rows)))
+    let plain: BTreeMap<String, Vec<String>> = stale.iter().map(|(table, starts)| (table.to_string(), labels(starts))).collect();
+    let value = json!({"store": local.root, "runs": runs.iter().map(|run| object(run)).collect::<Vec<_>>(), "stale": plain});
+    show(arguments.output, &value, |_| {
+        let lines: String = stale.iter().map(|(table, starts)| format!("{table}: {}\n", shown_stale(&labels(starts)))).collect();
+        format!("store and catalog: {}\n{}{lines}", local.root.display(), draw(&header, &rows))
+    })
 }
 
-/// A line for every gold table with stale intervals.
-async fn stale(local: &Local) -> Result<String, CliError> {
+/// A run with the reports of its stages.
+fn object(run: &RunRecord) -> Value {
+    json!({"run": run.id(), "uid": run.uid, "pipeline": run.pipeline, "interval": run.interval, "state": run.state.as_str(),
+        "createdAt": run.created_at, "finishedAt": run.finished_at, "stages": run.stages})
+}
+
+/// The gold tables with stale intervals, and the starts of these.
+async fn stale(local: &Local) -> Result<BTreeMap<TableRef, Vec<DateTime<Utc>>>, CliError> {
     let tables = Tables::connect(open_storage(&local.location(None))?, &local.catalog_uri()).await?;
     let found = lakehouse_gold::stale(&tables, &tables.list("gold").await?).await;
-    let found = found.map_err(|failure| CliError::Invalid(failure.to_string()))?;
-    let labels = |starts: Vec<DateTime<Utc>>| starts.into_iter().map(label).collect::<Vec<_>>();
-    let lines = found.into_iter().map(|(table, starts)| format!("{table}: {}\n", shown_stale(&labels(starts))));
-    Ok(lines.collect())
+    found.map_err(|failure| CliError::Invalid(failure.to_string()))
+}
+
+fn labels(starts: &[DateTime<Utc>]) -> Vec<String> {
+    starts.iter().copied().map(label).collect()
 }
 
 /// The start of an interval whose grain is not known: a date where it is midnight.

@@ -21,6 +21,7 @@ use crate::{
         SubmitError,
         cluster::{Cluster, ClusterArguments},
         decide::{Decision, decide},
+        logs::Logs,
         naming::{SUBMISSION, Submission, in_order},
         outcome::{Outcome, span},
         signals::{Cause, Signals},
@@ -163,8 +164,9 @@ pub async fn run(arguments: SubmitArguments) -> Result<(), CliError> {
     let ended = if submitted.how == How::Finished {
         submitted.run.clone()
     } else {
+        let mut logs = Logs::new(submitted.cluster.pods(), Arc::clone(&teller), submitted.how == How::Created);
         tokio::select! {
-            ended = wait(&submitted.cluster, &submitted.run, submitted.how == How::Created, limit, &teller) => ended?,
+            ended = wait(&submitted.cluster, &submitted.run, &mut logs, limit, &teller) => ended?,
             cause = signals.next() => return Err(stopped(&arguments, &submitted, cause).await.into()),
         }
     };

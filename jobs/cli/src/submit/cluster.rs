@@ -16,7 +16,7 @@ use serde_json::json;
 use super::{SubmitError, outcome::one_line};
 
 /// Field manager of our writes.
-const MANAGER: &str = "lakehouse-cli";
+pub(super) const MANAGER: &str = "lakehouse-cli";
 /// Pauses between tries of a request that nobody answered, in milliseconds.
 const PAUSES: [u64; 5] = [200, 400, 800, 1_600, 3_000];
 /// Longest wait for the answer to one request.
@@ -38,14 +38,14 @@ pub struct ClusterArguments {
 
 /// One namespace of a cluster.
 pub struct Cluster {
-    client: Client,
+    pub(super) client: Client,
     url: String,
     /// The namespace.
     pub namespace: String,
 }
 
 /// Why a request was not answered as it should.
-enum Trouble {
+pub(super) enum Trouble {
     /// The API server says no.
     Refused(Box<Status>),
     /// It does not answer, or not now.
@@ -155,7 +155,7 @@ impl Cluster {
     }
 
     /// Asks until there is an answer, for some seconds.
-    async fn ask<T, F: Future<Output = kube::Result<T>>>(&self, call: impl Fn() -> F) -> Result<T, Trouble> {
+    pub(super) async fn ask<T, F: Future<Output = kube::Result<T>>>(&self, call: impl Fn() -> F) -> Result<T, Trouble> {
         let mut pauses = PAUSES.iter();
         loop {
             let answer = match tokio::time::timeout(ANSWER, call()).await {
@@ -169,7 +169,7 @@ impl Cluster {
         }
     }
 
-    fn error(&self, doing: &str, trouble: Trouble) -> SubmitError {
+    pub(super) fn error(&self, doing: &str, trouble: Trouble) -> SubmitError {
         match trouble {
             Trouble::Refused(status) => {
                 SubmitError::Refused(format!("cannot {doing} in namespace {}: {}", self.namespace, one_line(&status.message)))

@@ -1,10 +1,11 @@
-//! The logs of a run's stages, line by line while their pods write them. They are a service: whatever is wrong with them ends no wait.
+//! The logs of a run's stages, line by line while their pods write them, or from the store where the pods are gone. They are a service: whatever is
+//! wrong with them ends no wait.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -19,12 +20,14 @@ use lakehouse_api::run::{LakehouseRunStatus, StageState, StageStatus};
 use lakehouse_contract::Stage;
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
-use super::{cluster::cause, tell::Teller};
+use super::{archive::Archive, cluster::cause, tell::Teller};
 
 /// Pause between two looks at the pods of a Job, and before a broken stream is taken up again.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long the end of a stage waits for the rest of its log.
 const REST: Duration = Duration::from_secs(5);
+/// How long the log of an attempt that has ended may take, for somebody who asks for it.
+const WHOLE: Duration = Duration::from_secs(120);
 /// How often in a row a log may fail.
 const TRIES: u32 = 5;
 
@@ -36,6 +39,22 @@ pub struct Logs {
     followed: BTreeMap<(Stage, i32), Followed>,
     /// What has ended when it is first seen is read too.
     also_ended: bool,
+    /// So are attempts before the present one.
+    also_earlier: bool,
+    /// Stages that are read; empty: all.
+    only: Vec<Stage>,
+    /// How long the end of an attempt waits for the rest of its log.
+    rest: Duration,
+}
+
+/// What is read of the logs of a run, for somebody who asks for them.
+pub struct Reading {
+    /// Stages; empty: all.
+    pub only: Vec<Stage>,
+    /// Follow what runs; otherwise read what is there.
+    pub live: bool,
+    /// Where logs are whose pods are gone.
+    pub archive: Archive,
 }
 
 struct Followed {
@@ -47,13 +66,40 @@ struct Shared {
     pods: Api<Pod>,
     teller: Arc<Teller>,
     complained: AtomicBool,
+    live: bool,
+    archive: Option<Archive>,
+    unread: AtomicUsize,
 }
 
 impl Logs {
     /// Logs that are read from `pods`. `from_start`: also those of stages that have ended when they are first seen.
     pub fn new(pods: Api<Pod>, teller: Arc<Teller>, from_start: bool) -> Self {
-        let shared = Shared { pods, teller, complained: AtomicBool::new(false) };
-        Self { shared: Arc::new(shared), known: BTreeSet::new(), followed: BTreeMap::new(), also_ended: from_start }
+        let rest = Self::of(pods, teller, true, None);
+        Self { also_ended: from_start, ..rest }
+    }
+
+    /// Logs of all attempts that `reading` asks for.
+    pub fn all(pods: Api<Pod>, teller: Arc<Teller>, reading: Reading) -> Self {
+        let Reading { only, live, archive } = reading;
+        Self { only, also_ended: true, also_earlier: true, rest: WHOLE, ..Self::of(pods, teller, live, Some(archive)) }
+    }
+
+    fn of(pods: Api<Pod>, teller: Arc<Teller>, live: bool, archive: Option<Archive>) -> Self {
+        let shared = Shared { pods, teller, complained: AtomicBool::new(false), live, archive, unread: AtomicUsize::new(0) };
+        Self {
+            shared: Arc::new(shared),
+            known: BTreeSet::new(),
+            followed: BTreeMap::new(),
+            also_ended: false,
+            also_earlier: false,
+            only: Vec::new(),
+            rest: REST,
+        }
+    }
+
+    /// How many attempts could not be read.
+    pub fn unread(&self) -> usize {
+        self.shared.unread.load(Ordering::Relaxed)
     }
 
     /// Waits a little for the rest of what does not run any more, stage by stage, and begins to follow what runs.
@@ -61,21 +107,33 @@ impl Logs {
         let runs_now = |key: &(Stage, i32)| status.stages.iter().any(|stage| key_of(stage) == *key && runs(stage) == Some(true));
         let ended: Vec<_> = self.followed.keys().filter(|key| !runs_now(key)).copied().collect();
         for followed in ended.iter().filter_map(|key| self.followed.remove(key)) {
-            followed.end().await;
+            followed.end(self.rest).await;
         }
-        for stage in &status.stages {
+        for stage in status.stages.iter().filter(|stage| self.only.is_empty() || self.only.contains(&stage.name)) {
             let (Some(job), Some(running)) = (&stage.job, runs(stage)) else { continue };
+            for earlier in (1..stage.attempt).filter(|_| self.also_earlier) {
+                if let Some(job) = job_of(job, stage.attempt, earlier)
+                    && self.known.insert((stage.name, earlier))
+                {
+                    Followed::begin(&self.shared, stage.name, earlier, &job).end(self.rest).await;
+                }
+            }
             if !self.known.insert(key_of(stage)) {
                 continue;
             }
-            if running {
-                self.followed.insert(key_of(stage), Followed::begin(&self.shared, stage, job));
+            if running && self.shared.live {
+                self.followed.insert(key_of(stage), Followed::begin(&self.shared, stage.name, stage.attempt, job));
             } else if self.also_ended {
-                Followed::begin(&self.shared, stage, job).end().await;
+                Followed::begin(&self.shared, stage.name, stage.attempt, job).end(self.rest).await;
             }
         }
         self.also_ended = true;
     }
+}
+
+/// The Job of another attempt of a stage: its name ends with the number.
+fn job_of(job: &str, attempt: i32, other: i32) -> Option<String> {
+    job.strip_suffix(&format!("-{attempt}")).map(|begin| format!("{begin}-{other}"))
 }
 
 fn key_of(stage: &StageStatus) -> (Stage, i32) {
@@ -93,17 +151,17 @@ fn runs(stage: &StageStatus) -> Option<bool> {
 }
 
 impl Followed {
-    fn begin(shared: &Arc<Shared>, stage: &StageStatus, job: &str) -> Self {
+    fn begin(shared: &Arc<Shared>, stage: Stage, number: i32, job: &str) -> Self {
         let (over, is_over) = watch::channel(false);
-        let attempt = Attempt { shared: Arc::clone(shared), stage: stage.name, number: stage.attempt, job: job.to_owned() };
+        let attempt = Attempt { shared: Arc::clone(shared), stage, number, job: job.to_owned() };
         Self { over, task: tokio::spawn(attempt.follow(is_over)) }
     }
 
-    async fn end(self) {
+    async fn end(self, rest: Duration) {
         // A task that is gone has read everything.
         let _ = self.over.send(true);
         let abort = self.task.abort_handle();
-        if tokio::time::timeout(REST, self.task).await.is_err() {
+        if tokio::time::timeout(rest, self.task).await.is_err() {
             abort.abort();
         }
     }
@@ -146,7 +204,7 @@ impl Attempt {
             }
             if last {
                 if read.is_empty() {
-                    self.complain("its pod is gone or never started");
+                    self.read_archive().await;
                 }
                 return;
             }
@@ -158,6 +216,18 @@ impl Attempt {
         }
     }
 
+    /// Reads what the attempt left in the store.
+    async fn read_archive(&self) {
+        let why = match &self.shared.archive {
+            None => "its pod is gone or never started".to_owned(),
+            Some(archive) => match archive.read(self.stage, self.number.unsigned_abs()).await {
+                Ok(text) => return text.lines().for_each(|line| self.shared.teller.log(self.stage, self.number, line)),
+                Err(why) => format!("its pod is gone or never started, and {why}"),
+            },
+        };
+        self.complain(&why);
+    }
+
     /// Reads the log of one pod to its end, over broken streams too.
     async fn read(&self, pod: &Pod) {
         let name = pod.name_any();
@@ -167,6 +237,7 @@ impl Attempt {
             let streamed = self.stream(&name, container(pod), &mut position).await;
             // A server that goes away ends the stream as a container does: the pod tells which it was.
             let ended = match streamed {
+                Ok(()) if !self.shared.live => return,
                 Ok(()) => self.shared.pods.get(&name).await.map(|pod| ended(&pod)),
                 Err(error) => Err(error),
             };
@@ -187,7 +258,7 @@ impl Attempt {
     /// Passes lines on until the stream ends.
     async fn stream(&self, pod: &str, container: Option<String>, position: &mut Position) -> kube::Result<()> {
         let since_time = position.time();
-        let parameters = LogParams { container, follow: true, timestamps: true, since_time, ..LogParams::default() };
+        let parameters = LogParams { container, follow: self.shared.live, timestamps: true, since_time, ..LogParams::default() };
         let mut stream = std::pin::pin!(self.shared.pods.log_stream(pod, &parameters).await?);
         let begin = position.last.clone();
         let mut bytes = Vec::new();
@@ -204,8 +275,12 @@ impl Attempt {
         Ok(())
     }
 
-    /// Says once per run that a log cannot be read.
+    /// Says that a log cannot be read: of every attempt to somebody who asked for logs, otherwise once per run.
     fn complain(&self, why: &str) {
+        self.shared.unread.fetch_add(1, Ordering::Relaxed);
+        if self.shared.archive.is_some() {
+            return self.shared.teller.note(&format!("the log of {}, attempt {}, cannot be read: {why}", self.stage, self.number));
+        }
         if !self.shared.complained.swap(true, Ordering::Relaxed) {
             let (stage, number) = (self.stage, self.number);
             self.shared.teller.note(&format!("the log of {stage}, attempt {number}, cannot be read ({why}); the run goes on"));
@@ -279,6 +354,12 @@ mod tests {
             assert_eq!(runs(&stage(json!({"name": "ingest", "state": state, "attempt": 1}))), Some(false));
         }
         assert_eq!(runs(&stage(json!({"name": "ingest", "state": "Skipped"}))), None);
+    }
+
+    #[test]
+    fn attempts_have_jobs_of_one_name_and_their_number() {
+        assert_eq!(job_of("r-0f0e0d0c-silver-12", 12, 2).as_deref(), Some("r-0f0e0d0c-silver-2"));
+        assert_eq!(job_of("another", 12, 2), None);
     }
 
     #[test]

@@ -54,12 +54,19 @@ impl How {
 pub struct Teller {
     format: Format,
     run: String,
+    /// Lines of logs are what was asked for, and go to standard output.
+    logs_asked: bool,
 }
 
 impl Teller {
     /// One that speaks about the run `run`.
     pub fn new(format: Format, run: &str) -> Self {
-        Self { format, run: run.to_owned() }
+        Self { format, run: run.to_owned(), logs_asked: false }
+    }
+
+    /// One for somebody who asked for logs: their lines go to standard output.
+    pub fn of_logs(format: Format, run: &str) -> Self {
+        Self { logs_asked: true, ..Self::new(format, run) }
     }
 
     /// The run is ours.
@@ -94,7 +101,9 @@ impl Teller {
 
     /// A line of a stage's log.
     pub fn log(&self, stage: Stage, attempt: i32, line: &str) {
-        self.say("log", json!({"stage": stage, "attempt": attempt, "line": line}), || format!("{stage} | {line}"));
+        let said = self.line("log", json!({"stage": stage, "attempt": attempt, "line": line}), || format!("{stage} | {line}"));
+        // Nobody is left to read what cannot be written.
+        let _ = if self.logs_asked { std::io::stdout().write_all(said.as_bytes()) } else { std::io::stderr().write_all(said.as_bytes()) };
     }
 
     /// Something about the watching itself.
@@ -103,6 +112,11 @@ impl Teller {
     }
 
     fn say(&self, event: &str, more: Value, text: impl FnOnce() -> String) {
+        // Nobody is left to read what cannot be written.
+        let _ = std::io::stderr().write_all(self.line(event, more, text).as_bytes());
+    }
+
+    fn line(&self, event: &str, more: Value, text: impl FnOnce() -> String) -> String {
         let line = match self.format {
             Format::Text => text(),
             Format::Json => {
@@ -113,7 +127,6 @@ impl Teller {
                 line.to_string()
             }
         };
-        // Nobody is left to read what cannot be written.
-        let _ = std::io::stderr().write_all(format!("{line}\n").as_bytes());
+        format!("{line}\n")
     }
 }

@@ -35,20 +35,19 @@ pub struct Limit {
     pub deadline: Instant,
 }
 
-/// Waits until `run` has ended, says what happens and passes its logs on. `from_start`: nobody has watched it before.
+/// Waits until `run` has ended, says what happens and passes its `logs` on.
 ///
 /// # Errors
 /// [`SubmitError::TimedOut`], [`SubmitError::Deleted`], or [`SubmitError::Refused`] when the run may not be watched.
 pub async fn wait(
     cluster: &Cluster,
     run: &LakehouseRun,
-    from_start: bool,
+    logs: &mut Logs,
     limit: Limit,
     teller: &Arc<Teller>,
 ) -> Result<LakehouseRun, SubmitError> {
     let name = run.name_any();
     let mut watch = pin!(watch_object(cluster.runs(), &name).default_backoff());
-    let mut logs = Logs::new(cluster.pods(), Arc::clone(teller), from_start);
     let mut before = None;
     let mut absence = Absence::default();
     loop {

@@ -9,6 +9,8 @@ use std::{sync::Arc, time::Duration};
 use kube::ResourceExt;
 use kube_runtime::controller::Action;
 use lakehouse_api::LakehouseRun;
+use lakehouse_contract::TraceContext;
+use tracing::Instrument;
 
 pub(crate) use claims::Claims;
 
@@ -23,7 +25,14 @@ const MAX_STEPS: usize = 16;
 /// Pause after that.
 const BREATHER: Duration = Duration::from_secs(5);
 
-pub(crate) async fn reconcile(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Action> {
+/// [`proceed`], in a span whose trace is that of the run: its log lines have the trace of its Jobs.
+pub(crate) fn reconcile(cached: Arc<LakehouseRun>, context: Arc<Context>) -> impl Future<Output = Result<Action>> {
+    let trace = TraceContext::of_run(&cached.uid().unwrap_or_default()).trace();
+    let span = tracing::info_span!("run", run = cached.name_any(), trace_id = trace);
+    proceed(cached, context).instrument(span)
+}
+
+async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Action> {
     if cached.metadata.deletion_timestamp.is_some() {
         context.claims.finish(&cached, &context);
         return Ok(Action::await_change());
@@ -51,11 +60,16 @@ pub(crate) async fn reconcile(cached: Arc<LakehouseRun>, context: Arc<Context>) 
         match step {
             Step::Record { status, notes } => {
                 let ends = finished(&status);
+                let before = run.status.clone();
                 let changed = LakehouseRun { status: Some(*status), ..run };
                 match replace_status(&api, &changed).await {
                     Ok(written) => {
+                        if let Some(status) = &written.status {
+                            context.telling.metrics.recorded(before.as_ref(), status);
+                        }
                         if ends {
                             context.claims.finish(&written, &context);
+                            context.telling.traces.ended(&written);
                         }
                         context.events.publish(&written, &notes).await;
                     }

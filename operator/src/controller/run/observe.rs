@@ -1,22 +1,29 @@
 //! What is known of a run: its definition, its Jobs, their pods.
 
+use std::time::Duration;
+
 use k8s_openapi::api::{
     apps::v1::ControllerRevision,
     batch::v1::Job,
     core::v1::{ContainerStatus, Pod},
 };
-use kube::{ResourceExt, api::ListParams};
+use kube::{
+    ResourceExt,
+    api::{ListParams, LogParams},
+};
 use lakehouse_api::{
     Lakehouse, LakehousePipeline, LakehousePipelineSpec, LakehouseRun,
     pipeline::JobSettings,
     run::{RunState, StageState},
 };
 use lakehouse_contract::{
-    RunId, StageSpec, StoreLocation, resolve,
+    RunId, StageSpec, StoreLocation,
+    progress::{Position, from_log_line},
+    resolve,
     resolve::{Request, ResolveError},
 };
 
-use super::super::{Context, Error, Result};
+use super::super::{Context, Error, Result, now};
 use crate::{
     build,
     conditions::instant,
@@ -25,9 +32,14 @@ use crate::{
         admission::Admission,
         outcome::{ContainerExit, JobEnd, JobView, PodView},
         run::{Definition, Observed, Obstacle},
-        status::finished,
+        status::{finished, progress_is_due},
     },
 };
+
+/// Lines at the end of a pod's log among which its progress is looked for; it is written once a second.
+const LOG_LINES: i64 = 64;
+/// Longest time for them to come, by way of a kubelet that may be gone.
+const LOG_LIMIT: Duration = Duration::from_secs(5);
 
 /// The world around a run, with what the application of a step needs.
 pub(crate) struct Scene {
@@ -207,15 +219,12 @@ async fn jobs(context: &Context, run: &LakehouseRun) -> Result<Vec<JobView>> {
     let selector = format!("{}={uid}", names::RUN_UID);
     let listed = context.api::<Job>().list(&ListParams::default().labels(&selector)).await;
     let listed = listed.map_err(Error::api("list Jobs of LakehouseRun", &run.name_any()))?;
-    let running = run
-        .status
-        .as_ref()
-        .and_then(|status| status.stages.iter().find(|stage| stage.state == StageState::Running).and_then(|stage| stage.job.clone()));
+    let running = run.status.as_ref().and_then(|status| status.stages.iter().find(|stage| stage.state == StageState::Running));
     let mut views = Vec::new();
     for job in listed.iter().filter(|job| build::is_owned_by(&job.metadata, &uid)) {
         let mut view = job_view(job);
-        if running.as_deref() == Some(view.name.as_str()) {
-            view.pod = newest_pod(context, &view.name).await?;
+        if let Some(stage) = running.filter(|stage| stage.job.as_deref() == Some(view.name.as_str())) {
+            view.pod = newest_pod(context, &view.name, progress_is_due(stage, now())).await?;
         }
         views.push(view);
     }
@@ -239,7 +248,8 @@ fn job_view(job: &Job) -> JobView {
     }
 }
 
-async fn newest_pod(context: &Context, job: &str) -> Result<Option<PodView>> {
+/// The newest pod of a Job, and how far it is if that `is_due`.
+async fn newest_pod(context: &Context, job: &str, is_due: bool) -> Result<Option<PodView>> {
     let selector = format!("batch.kubernetes.io/job-name={job}");
     let pods = context.api::<Pod>().list(&ListParams::default().labels(&selector)).await;
     let pods = pods.map_err(Error::api("list pods of Job", job))?;
@@ -247,7 +257,27 @@ async fn newest_pod(context: &Context, job: &str) -> Result<Option<PodView>> {
         let ended = container(pod).is_some_and(|c| c.state.as_ref().is_some_and(|s| s.terminated.is_some()));
         (ended, pod.metadata.creation_timestamp.as_ref().map(instant))
     });
-    Ok(newest.map(pod_view))
+    let Some(pod) = newest else { return Ok(None) };
+    let runs = container(pod).is_some_and(|c| c.state.as_ref().is_some_and(|s| s.running.is_some()));
+    let progress = if is_due && runs { progress(context, &pod.name_any()).await } else { None };
+    Ok(Some(PodView { progress, ..pod_view(pod) }))
+}
+
+/// How far a pod is, from the end of its log. A service: a log that cannot be read is no fault of the run.
+async fn progress(context: &Context, pod: &str) -> Option<Position> {
+    let parameters = LogParams { tail_lines: Some(LOG_LINES), ..LogParams::default() };
+    let pods = context.api::<Pod>();
+    match tokio::time::timeout(LOG_LIMIT, pods.logs(pod, &parameters)).await {
+        Ok(Ok(text)) => text.lines().rev().find_map(from_log_line),
+        Ok(Err(error)) => {
+            tracing::debug!(pod, %error, "its log cannot be read");
+            None
+        }
+        Err(_) => {
+            tracing::debug!(pod, "its log does not come");
+            None
+        }
+    }
 }
 
 fn container(pod: &Pod) -> Option<&ContainerStatus> {
@@ -265,5 +295,5 @@ fn pod_view(pod: &Pod) -> PodView {
     });
     let unscheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
     let unscheduled = unscheduled.map(|c| (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default()));
-    PodView { reason: status.reason, waiting: if exit.is_some() { None } else { stuck.or(unscheduled) }, exit }
+    PodView { reason: status.reason, waiting: if exit.is_some() { None } else { stuck.or(unscheduled) }, exit, progress: None }
 }
