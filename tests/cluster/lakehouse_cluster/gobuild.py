@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from .cache import artifact, digest
-from .settings import CLIENTS, GO_MODULES, GO_TOOLS, NODE_PARTS, PROVISIONER, kubernetes_version
+from .settings import CLIENTS, GO_MODULES, GO_TAGS, GO_TOOLS, NODE_PARTS, PROVISIONER, kubernetes_version
 from .shell import run
 
 # A static program without paths of this machine: it runs on any node, from an empty image.
@@ -31,15 +31,17 @@ def tool(name: str) -> Path:
 
 
 def _installed(name: str, package: str) -> Path:
+    tags = [f"-tags={GO_TAGS[name]}"] if name in GO_TAGS else []
+
     def build(out: Path) -> None:
         run(
-            ["go", "install", "-ldflags=-s -w", package],
+            ["go", "install", *tags, "-ldflags=-s -w", package],
             timeout=_TIMEOUT,
             doing=f"building {name} from {package}",
             env={**_ENV, "GOBIN": str(out)},
         )
 
-    return artifact(name, digest([package, _FLAGS, _go_version()]), build) / name
+    return artifact(name, digest([package, *tags, _FLAGS, _go_version()]), build) / name
 
 
 def _kubernetes(name: str, programs: dict[str, str]) -> Path:

@@ -25,11 +25,19 @@ RELEASES = ("lakehouse-platform", "lakehouse-operator")
 
 DEBIAN_SUITE = "bookworm"
 
+# v0.316.0 of the module is release 3.16.0.
+_PROMETHEUS = "v0.316.0"
+
 GO_TOOLS = {
     "kind": "sigs.k8s.io/kind@v0.33.0",
     "minio": "github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c",
+    "prometheus": f"github.com/prometheus/prometheus/cmd/prometheus@{_PROMETHEUS}",
+    "promtool": f"github.com/prometheus/prometheus/cmd/promtool@{_PROMETHEUS}",
 }
 """Programs that `go install` builds as they are, each pinned to one version."""
+
+GO_TAGS = {name: "netgo,remove_all_sd" for name in ("prometheus", "promtool")}
+"""Build tags: without the clients of all clouds that Prometheus could discover targets by."""
 
 CLIENTS = {"kubectl": "k8s.io/kubernetes/cmd/kubectl", "helm": "helm.sh/helm/v3/cmd/helm"}
 """Programs of go/kubernetes that every user of a cluster needs, and their packages."""

@@ -1,5 +1,5 @@
-//! As much of an API server as `lakehouse submit` talks to, over HTTP on loopback: runs that are listed, made, watched and patched, pods and
-//! their logs; and what goes wrong with a real one, on demand.
+//! As much of an API server as the commands for clusters talk to, over HTTP on loopback: runs that are listed, made, watched and patched, pods and
+//! their logs, pipelines and events; and what goes wrong with a real one, on demand.
 
 use std::{
     collections::BTreeMap,
@@ -26,6 +26,10 @@ pub struct World {
     stopped: bool,
     /// LakehousePipelines by name.
     pub pipelines: BTreeMap<String, Value>,
+    /// Lakehouses by name.
+    pub lakehouses: BTreeMap<String, Value>,
+    /// Events (events.k8s.io/v1).
+    pub happened: Vec<Value>,
     /// LakehouseRuns by name.
     pub runs: BTreeMap<String, Value>,
     events: Vec<(u64, &'static str, Value)>,
@@ -233,6 +237,17 @@ impl Shared {
         let label = query.get("labelSelector").and_then(|selector| selector.split_once('='));
         let (code, answer) = match (method, &parts[1..]) {
             ("GET", ["lakehousepipelines", name]) => found(world.pipelines.get(*name), "lakehousepipelines.lakehouse.rs", name),
+            ("GET", ["lakehousepipelines"]) => {
+                let items = world.pipelines.values().cloned().collect();
+                (200, list("LakehousePipelineList", items, world.version))
+            }
+            ("GET", ["lakehouses", name]) => found(world.lakehouses.get(*name), "lakehouses.lakehouse.rs", name),
+            ("GET", ["events"]) => {
+                let about = query.get("fieldSelector").and_then(|selector| selector.strip_prefix("regarding.name="));
+                let named = |event: &&Value| about.is_none_or(|name| event["regarding"]["name"] == name);
+                let items = world.happened.iter().filter(named).cloned().collect();
+                (200, list("EventList", items, world.version))
+            }
             ("GET", ["lakehouseruns"]) if watched => {
                 drop(world);
                 let from = query["resourceVersion"].parse().unwrap();
@@ -271,7 +286,7 @@ impl Shared {
             ("GET", ["pods", name]) => found(world.pods.get(*name), "pods", name),
             ("GET", ["pods", name, "log"]) => {
                 drop(world);
-                return self.stream_log(stream, name);
+                return self.stream_log(stream, name, query.get("follow").is_some_and(|follow| follow == "true"));
             }
             other => panic!("the client asks for something new: {other:?}"),
         };
@@ -301,8 +316,8 @@ impl Shared {
         Ok(())
     }
 
-    /// Sends the log of a pod from its begin (a server knows whole seconds only) to the end of its container.
-    fn stream_log(&self, mut stream: TcpStream, pod: &str) -> std::io::Result<()> {
+    /// Sends the log of a pod from its begin (a server knows whole seconds only), and if it is followed to the end of its container.
+    fn stream_log(&self, mut stream: TcpStream, pod: &str, follow: bool) -> std::io::Result<()> {
         begin_chunks(&mut stream)?;
         let mut sent = 0;
         let mut world = self.world.lock().unwrap();
@@ -312,7 +327,7 @@ impl Shared {
                 chunk(&mut stream, line)?;
                 sent += 1;
             }
-            if world.pods[pod]["status"]["containerStatuses"][0]["state"].get("terminated").is_some() {
+            if !follow || world.pods[pod]["status"]["containerStatuses"][0]["state"].get("terminated").is_some() {
                 return stream.write_all(b"0\r\n\r\n");
             }
             world = self.changed.wait_timeout(world, TICK).unwrap().0;

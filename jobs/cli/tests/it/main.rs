@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod api_server;
+mod cluster;
 mod command;
 mod deploy;
 mod submit;
