@@ -176,7 +176,7 @@ fn pods_are_restricted() {
         // Secrets by reference only: no variable has both, and those that carry credentials have no value.
         for variable in container["env"].as_array().unwrap() {
             let name = variable["name"].as_str().unwrap();
-            assert_eq!(variable.get("value").is_some(), name == "LAKEHOUSE_STAGE_SPEC", "{name}");
+            assert_eq!(variable.get("value").is_some(), ["LAKEHOUSE_STAGE_SPEC", "TRACEPARENT"].contains(&name), "{name}");
         }
         assert!(!map.to_string().contains("secret"), "the spec knows no secret: {map}");
     }

@@ -128,7 +128,7 @@ def test_no_line_holds_a_credential(tmp_path: Path) -> None:
     # The source's folder is named like the secret: the job says which object it lacks.
     wanted = spec(root, 0)
     wanted["work"]["ingest"]["sources"] = [
-        {"name": "events", "source": {"files": {"path": f"{CANARY}/missing.ndjson", "format": "ndjson", "maxRecordBytes": 1000}}}
+        {"name": "events", "source": {"files": {"path": f"{CANARY}/missing.ndjson", "format": "ndjson", "allowEmpty": False}}}
     ]
     outcome = run_job("ingest", wanted, tmp_path / "job", environment())
     assert outcome.status != SUCCEEDED
