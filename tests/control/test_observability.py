@@ -52,7 +52,9 @@ def server_error() -> Answer:
     """An API server in trouble."""
     status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "InternalError", "code": 500}
     body = json.dumps({**status, "message": "made up by the test", "metadata": {}}).encode()
-    head = f"HTTP/1.1 500 X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    head = (
+        f"HTTP/1.1 500 X\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
     return Answer(head.encode() + body)
 
 
@@ -154,7 +156,11 @@ def test_no_series_is_made_per_run(life: Life) -> None:
 def test_a_restarted_operator_tells_the_same_of_what_is(life: Life) -> None:
     def told() -> list[str]:
         lines = metrics(listens(life.stand)).splitlines()
-        return sorted(line for line in lines if re.match(r"lakehouse_(runs|pipeline_(ready|last_run_succeeded|active_runs|stale_intervals))\{", line))
+        return sorted(
+            line
+            for line in lines
+            if re.match(r"lakehouse_(runs|pipeline_(ready|last_run_succeeded|active_runs|stale_intervals))\{", line)
+        )
 
     before = told()
     assert before
@@ -212,7 +218,10 @@ def test_prometheus_evaluates_every_rule(life: Life) -> None:
     states = {rule["name"]: rule["state"] for rule in life.prometheus.rules()}
     assert set(states) == {alert["alert"] for alert in alerts()}
     # What happened here, and nothing else; it has to last before somebody is called.
-    assert {name for name, state in states.items() if state != "inactive"} >= {"LakehousePipelineFailing", "LakehousePipelineStale"}
+    assert {name for name, state in states.items() if state != "inactive"} >= {
+        "LakehousePipelineFailing",
+        "LakehousePipelineStale",
+    }
     assert states["LakehouseOperatorAbsent"] == "inactive"
     assert states["LakehousePipelineNotReady"] == "inactive"
 
@@ -275,7 +284,9 @@ def test_jobs_get_the_identity_that_their_stage_has_in_the_trace(life: Life) -> 
 
 
 def test_the_operators_lines_about_a_run_have_its_trace(life: Life) -> None:
-    lines = [json.loads(line) for log in life.stand._logs for line in log.read_text().splitlines() if line.startswith("{")]
+    lines = [
+        json.loads(line) for log in life.stand._logs for line in log.read_text().splitlines() if line.startswith("{")
+    ]
     about = [line for line in lines if line.get("reason") == "Completed"]
     assert len(about) == 2
     trace = trace_of(life, GOOD)[0].trace
@@ -284,7 +295,11 @@ def test_the_operators_lines_about_a_run_have_its_trace(life: Life) -> None:
 
 def test_events_tell_transitions_once(life: Life) -> None:
     events = life.stand.api.items("/apis/events.k8s.io/v1/namespaces/observed/events")
-    told = Counter((event["regarding"]["name"], event["reason"], event["action"]) for event in events if event["regarding"]["kind"] == "LakehouseRun")
+    told = Counter(
+        (event["regarding"]["name"], event["reason"], event["action"])
+        for event in events
+        if event["regarding"]["kind"] == "LakehouseRun"
+    )
     assert not [key for key, count in told.items() if count > 1]
     assert not [event for event in events if event.get("series")], "nothing is told twice"
     of_bad = {reason for name, reason, _ in told if name == BAD}
@@ -298,11 +313,20 @@ def test_a_running_stage_shows_how_far_it_is(stand: Callable[[str], Stand]) -> N
     with stand("progressing") as it:
         gate = Gate("silver")
         it.end = gate
-        said = {"message": "progress", "step": "write silver.beats", "rows": 250, "bytes": 4096, "total": 1000, "level": "INFO"}
+        said = {
+            "message": "progress",
+            "step": "write silver.beats",
+            "rows": 250,
+            "bytes": 4096,
+            "total": 1000,
+            "level": "INFO",
+        }
         log = f"not JSON\n{json.dumps({**said, 'rows': 1})}\n{json.dumps(said)}\n{json.dumps({'message': 'something else'})}\n"
         head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(log)}\r\nConnection: close\r\n\r\n"
         asked = it.world.expect(
-            Fault(lambda request: sort_of(request) == ("GET", "pods/log"), Spot.REQUESTED, Answer((head + log).encode()))
+            Fault(
+                lambda request: sort_of(request) == ("GET", "pods/log"), Spot.REQUESTED, Answer((head + log).encode())
+            )
         )
         it.start()
         it.apply(LAKEHOUSE, pipeline(EXTERNAL), run())

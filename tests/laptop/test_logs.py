@@ -45,7 +45,11 @@ def test_a_run_of_this_machine_leaves_its_logs(lake: Lakehouse, manifest: Path) 
     assert len(traces) == 1
     shown = lake.command("logs", "--local", lake.folder)
     assert shown.status == 0, shown.text
-    assert [line.split(" | ")[0] for line in shown.stdout.splitlines() if "stage begins" in line] == ["ingest", "silver", "gold"]
+    assert [line.split(" | ")[0] for line in shown.stdout.splitlines() if "stage begins" in line] == [
+        "ingest",
+        "silver",
+        "gold",
+    ]
     only = lake.command("logs", "--local", lake.folder, "--stage", "silver", "-o", "json")
     assert {json.loads(line)["stage"] for line in only.stdout.splitlines()} == {"silver"}
 
@@ -128,7 +132,10 @@ def test_no_line_holds_a_credential(tmp_path: Path) -> None:
     # The source's folder is named like the secret: the job says which object it lacks.
     wanted = spec(root, 0)
     wanted["work"]["ingest"]["sources"] = [
-        {"name": "events", "source": {"files": {"path": f"{CANARY}/missing.ndjson", "format": "ndjson", "allowEmpty": False}}}
+        {
+            "name": "events",
+            "source": {"files": {"path": f"{CANARY}/missing.ndjson", "format": "ndjson", "allowEmpty": False}},
+        }
     ]
     outcome = run_job("ingest", wanted, tmp_path / "job", environment())
     assert outcome.status != SUCCEEDED

@@ -69,6 +69,7 @@ enum Command {
     /// Check manifests: the rules a cluster applies, and the SQL in them.
     Validate(commands::validate::ValidateArguments),
     /// What a run would make of the tables: a comparison of definitions and tables. Writes nothing.
+    #[command(visible_alias = "diff")]
     Plan(commands::plan::PlanArguments),
     /// Remove all rows of a key: from bronze, silver, quarantine and gold, older states of the tables included. No run may be at work.
     Erase(commands::erase::EraseArguments),
