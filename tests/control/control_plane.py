@@ -42,14 +42,7 @@ def program(name: str) -> Path:
 def _rights() -> str:
     """Role and RoleBinding that the chart gives the operator in the namespace `the-namespace`."""
     command = [program("helm"), "template", RELEASE, ROOT / "charts" / "lakehouse-operator"]
-    command += [
-        "--namespace",
-        RELEASE_NAMESPACE,
-        "--set",
-        "watchNamespaces={the-namespace}",
-        "--set",
-        "crds.install=false",
-    ]
+    command += ["--namespace", RELEASE_NAMESPACE, "--set", "watchNamespaces={the-namespace}", "--set", "crds.install=false"]
     command += ["--show-only", "templates/rbac.yaml"]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
 
