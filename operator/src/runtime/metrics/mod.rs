@@ -194,8 +194,7 @@ impl Metrics {
 
     fn count(&self, transition: &Transition, amount: f64, only_make: bool) {
         let shared = &self.shared;
-        // Counts of rows are whole and positive.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "counts of rows are whole and positive")]
+        // Counts are whole and positive.
         let whole = if only_make { 0 } else { amount as u64 };
         match *transition {
             Transition::StageEnded { stage, outcome } => {
