@@ -1,9 +1,9 @@
-//! `/healthz`: the process answers. `/readyz`: the caches of every namespace are filled.
+//! `/healthz`: the process answers. `/readyz`: the caches of every namespace are filled, or another operator leads and this one stands by.
 
 use std::{
     net::SocketAddr,
     sync::Arc,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -26,12 +26,13 @@ const REQUEST_BYTES: usize = 1024;
 #[derive(Debug)]
 pub struct Health {
     pending: AtomicUsize,
+    stands_by: AtomicBool,
 }
 
 impl Health {
     /// Not ready before `namespaces` of them have called [`Self::namespace_ready`].
     pub fn new(namespaces: usize) -> Self {
-        Self { pending: AtomicUsize::new(namespaces) }
+        Self { pending: AtomicUsize::new(namespaces), stands_by: AtomicBool::new(false) }
     }
 
     /// The caches of one namespace are filled.
@@ -39,10 +40,16 @@ impl Health {
         self.pending.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Whether another operator leads, whose place this one would take.
+    pub fn stands_by(&self, stands_by: bool) {
+        self.stands_by.store(stands_by, Ordering::Relaxed);
+    }
+
     fn answer(&self, path: &str) -> (&'static str, &'static str) {
         match path {
             "/healthz" => ("200 OK", "ok\n"),
             "/readyz" if self.pending.load(Ordering::Relaxed) == 0 => ("200 OK", "ok\n"),
+            "/readyz" if self.stands_by.load(Ordering::Relaxed) => ("200 OK", "stands by\n"),
             "/readyz" => ("503 Service Unavailable", "caches are not filled yet\n"),
             _ => ("404 Not Found", "there are /healthz and /readyz\n"),
         }
@@ -140,6 +147,9 @@ mod tests {
         let health = Arc::new(Health::new(2));
         let server = serve(address, Arc::clone(&health)).await.expect("it starts");
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        health.stands_by(true);
+        assert!(get(address, "/readyz").await.ends_with("stands by\n"));
+        health.stands_by(false);
         health.namespace_ready();
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
         health.namespace_ready();
