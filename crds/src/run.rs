@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::Stage;
+use crate::{common::Stage, pipeline::FailureClass};
 
 /// One execution of a pipeline for one interval. Everything but `state` is immutable; a retry is a new run with `retryOf`.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -23,6 +23,7 @@ use crate::common::Stage;
     status = "LakehouseRunStatus",
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.size() <= 63").message("metadata.name must have at most 63 characters: shorten the run's name"),
+    validation = Rule::new("!has(self.spec.retryOf) || self.spec.retryOf != self.metadata.name").message("retryOf: a run cannot retry itself"),
     printcolumn(name = "Pipeline", type_ = "string", json_path = ".spec.pipeline"),
     printcolumn(name = "Interval", type_ = "string", json_path = ".spec.interval.start"),
     printcolumn(name = "Phase", type_ = "string", json_path = r#".status.conditions[?(@.type=="Succeeded")].reason"#),
@@ -67,7 +68,7 @@ pub struct LakehouseRunSpec {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64))]
     pub parameters: BTreeMap<String, String>,
-    /// The run whose failure this one retries.
+    /// The run whose failure this one retries: one of the same pipeline and interval that failed or was cancelled. Without `ingest` among `stages`, silver reads what that run read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 63))]
     pub retry_of: Option<String>,
@@ -121,6 +122,9 @@ pub struct LakehouseRunStatus {
     /// Name of the ControllerRevision that holds the resolved definition this run executes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub definition: Option<String>,
+    /// Identity in the store (`<name>-<first 8 of the UID>`) of the run whose bronze objects are silver's input, fixed at the start by `inputsFrom` or `retryOf`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub inputs_from: Option<String>,
     /// The stage that is running or waits for its next attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub current_stage: Option<Stage>,
@@ -155,6 +159,10 @@ pub struct StageStatus {
     /// Attempts that ended because their Job was deleted before its outcome was known; they do not count as retries.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub lost: i32,
+    /// Attempts that failed and were followed by another one, by class of failure.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["class"]))]
+    pub retries: Vec<StageRetries>,
     /// Name of the Job of that attempt. While `state` is Pending and `retryAt` is absent: the Job that is about to be made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
@@ -228,6 +236,18 @@ pub struct StageProgress {
     pub percent: Option<i32>,
     /// When this was observed.
     pub updated_at: DateTime<Utc>,
+}
+
+/// Retries of a stage after failures of one class. When the next attempt begins is in the stage's `retryAt`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct StageRetries {
+    /// The class of failure.
+    pub class: FailureClass,
+    /// Attempts made, or about to be made, after failures of this class.
+    pub count: i32,
+    /// How many there may be.
+    pub limit: i32,
 }
 
 /// Intervals that gold models computed from inputs which have changed since.

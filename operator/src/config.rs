@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
+use lakehouse_api::common::HumanDuration;
 use lakehouse_contract::Stage;
 
 /// Runs lakehouse pipelines as Jobs.
@@ -24,9 +25,55 @@ pub struct Config {
     /// How many pipelines have metrics of their own, the first ones by namespace and name; the others are counted.
     #[arg(long, env = "LAKEHOUSE_METRICS_PIPELINES", default_value_t = 1000)]
     pub metrics_pipelines: usize,
+    /// Which of several operators writes.
+    #[command(flatten)]
+    pub leader: LeaderConfig,
     /// What Jobs are made of.
     #[command(flatten)]
     pub jobs: JobConfig,
+}
+
+/// Which of several operators writes.
+#[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
+pub struct LeaderConfig {
+    /// Write only while a Lease is held; several operators may then run, of which one works and the others stand by.
+    #[arg(long, env = "LAKEHOUSE_LEADER_ELECT")]
+    pub leader_elect: bool,
+    /// Name of the Lease; operators of one release share it.
+    #[arg(long, env = "LAKEHOUSE_LEASE_NAME", default_value = "lakehouse-operator")]
+    pub lease_name: String,
+    /// Namespace of the Lease; default that of the pod.
+    #[arg(long, env = "LAKEHOUSE_LEASE_NAMESPACE")]
+    pub lease_namespace: Option<String>,
+    /// How long others leave a Lease alone that is not renewed.
+    #[arg(long, env = "LAKEHOUSE_LEASE_DURATION", default_value = "15s")]
+    pub lease_duration: HumanDuration,
+    /// How long the leader writes after its last renewal; less than the lease's duration.
+    #[arg(long, env = "LAKEHOUSE_LEASE_RENEW_DEADLINE", default_value = "10s")]
+    pub lease_renew_deadline: HumanDuration,
+    /// Between two tries to take or renew the Lease; less than the renew deadline.
+    #[arg(long, env = "LAKEHOUSE_LEASE_RETRY_PERIOD", default_value = "2s")]
+    pub lease_retry_period: HumanDuration,
+}
+
+impl LeaderConfig {
+    /// Refuses times with which two operators could write, or none.
+    ///
+    /// # Errors
+    /// One line that names both flags.
+    pub fn check(&self) -> Result<(), String> {
+        let pairs = [
+            ("--lease-retry-period", self.lease_retry_period, "--lease-renew-deadline", self.lease_renew_deadline),
+            ("--lease-renew-deadline", self.lease_renew_deadline, "--lease-duration", self.lease_duration),
+        ];
+        if self.lease_retry_period.0.is_zero() {
+            return Err("--lease-retry-period must be at least 1s".to_owned());
+        }
+        match pairs.into_iter().find(|(_, less, _, more)| less >= more) {
+            Some((name, less, other, more)) => Err(format!("{name} ({less}) must be less than {other} ({more})")),
+            None => Ok(()),
+        }
+    }
 }
 
 /// What Jobs are made of, where a pipeline has no say.
@@ -79,6 +126,24 @@ mod tests {
         let config = Config::try_parse_from(["lakehouse-operator", "--namespace=a,b"]).expect("valid flags");
         assert_eq!(config.namespaces, ["a", "b"]);
         assert_eq!(config.jobs.image(Stage::Gold), "lakehouse/gold:0.1.0");
+    }
+
+    #[test]
+    fn the_times_of_a_lease_are_ordered() {
+        let check = |more: &[&str]| {
+            let flags = ["lakehouse-operator", "--namespace=a"].iter().chain(more);
+            Config::try_parse_from(flags).expect("valid flags").leader.check()
+        };
+        assert_eq!(check(&[]), Ok(()));
+        assert_eq!(
+            check(&["--lease-duration=10s"]),
+            Err("--lease-renew-deadline (10s) must be less than --lease-duration (10s)".to_owned())
+        );
+        assert_eq!(
+            check(&["--lease-retry-period=1m"]),
+            Err("--lease-retry-period (1m) must be less than --lease-renew-deadline (10s)".to_owned())
+        );
+        assert!(check(&["--lease-retry-period=0s"]).is_err());
     }
 
     #[test]

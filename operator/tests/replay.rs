@@ -98,6 +98,7 @@ impl World {
                 revision: "crypto-0123456789".into(),
                 kept: false,
                 stages: Stage::DEFAULT.to_vec(),
+                inputs: None,
                 jobs: serde_json::from_value(json!({"retries": retries, "backoff": "30s", "ttlAfterFinished": "1h"})).unwrap(),
             },
             obstacle: None,
@@ -149,7 +150,7 @@ impl World {
                     self.jobs.insert(job.clone(), JobView { name: job, created: self.now, ..JobView::default() });
                 }
             }
-            Step::Delete { job } => {
+            Step::Delete { job, .. } => {
                 self.jobs.remove(&job);
             }
             Step::Expire { job, .. } => {
@@ -228,7 +229,7 @@ impl World {
 }
 
 fn failed() -> JobEnd {
-    JobEnd::Failed("BackoffLimitExceeded".into())
+    JobEnd::Failed { reason: "BackoffLimitExceeded".into(), message: "Job has reached the specified backoff limit".into() }
 }
 
 fn scenarios() -> Vec<(&'static str, World)> {

@@ -32,7 +32,7 @@ class Prometheus:
         self._config = folder / "prometheus.yml"
         scrape = {"job_name": "lakehouse-operator", "honor_labels": True, "static_configs": [{"targets": [target]}]}
         config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "global": {"scrape_interval": "2s", "evaluation_interval": "2s"},
             "rule_files": [str(RULES)],
             "scrape_configs": [scrape],
         }

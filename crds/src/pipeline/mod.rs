@@ -5,6 +5,7 @@ pub mod gold;
 pub mod http;
 pub mod jobs;
 pub mod maintenance;
+pub mod retries;
 pub mod scrape;
 pub mod silver;
 pub mod source;
@@ -26,6 +27,7 @@ pub use http::{
 };
 pub use jobs::{JobSettings, Resources, StageSettings};
 pub use maintenance::{Compact, ExpireSnapshots, Maintenance, RemoveOrphans};
+pub use retries::{ClassLimits, ClassPolicy, FailureClass, RetryPolicy};
 pub use scrape::{Robots, ScrapeField, ScrapeNext, ScrapePaging, ScrapeSource};
 pub use silver::{CastError, Column, Deduplicate, Keep, SilverTable, TimeUnit};
 pub use source::{ClickstreamSource, FileFormat, FilesSource, PulseSource, SensorStream, SensorsSource, Source};

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::Utc;
-use lakehouse_api::{LakehousePipelineSpec, LakehouseSpec};
+use lakehouse_api::{LakehousePipelineSpec, LakehouseSpec, pipeline::FailureClass};
 use lakehouse_contract::{
     Interval, IntervalGrain, LineageSpec, Progress, Reason, Stage, StageFailure, StageReport, StageSpec, StoreLocation, TraceContext, Work,
     digest_json, env, resolve::Request, resolve::resolve,
@@ -162,7 +162,8 @@ impl Workshop {
             if run.stages[index].succeeded() {
                 continue;
             }
-            let retries = order.definition.jobs.clone().unwrap_or_default().effective(spec.stage()).retries.unsigned_abs();
+            let settings = order.definition.jobs.clone().unwrap_or_default();
+            let retries = settings.limits(spec.stage(), FailureClass::Retryable).map_or(0, |limits| limits.retries.unsigned_abs());
             let report = self.stage(&mut run, index, spec, retries, &progress, lease).await?;
             if let Some(failure) = report.failure {
                 run.state = RunState::Failed;

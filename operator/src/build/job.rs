@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::{
-        batch::v1::{Job, JobSpec},
+        batch::v1::{
+            Job, JobSpec, PodFailurePolicy, PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyOnPodConditionsPattern,
+            PodFailurePolicyRule,
+        },
         core::v1::{
             Capabilities, ConfigMapVolumeSource, Container, EmptyDirVolumeSource, EnvVar, EnvVarSource, KeyToPath, LocalObjectReference,
             PodSecurityContext, PodSpec, PodTemplateSpec, ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext, Volume,
@@ -13,7 +16,8 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
-use lakehouse_contract::{Stage, StageSpec, TraceContext, Work, env};
+use lakehouse_api::pipeline::{FailureClass, Resources};
+use lakehouse_contract::{ExitCode, Stage, StageSpec, TraceContext, Work, env};
 
 use super::Attempt;
 
@@ -32,6 +36,7 @@ pub fn job(attempt: &Attempt<'_>, spec: &StageSpec) -> Job {
         spec: Some(JobSpec {
             // Attempts are the operator's: it alone knows which failures another attempt can help.
             backoff_limit: Some(0),
+            pod_failure_policy: Some(PodFailurePolicy { rules: RULES.iter().map(|class| rule(*class)).collect() }),
             completions: Some(1),
             parallelism: Some(1),
             pod_replacement_policy: Some("Failed".to_owned()),
@@ -44,6 +49,44 @@ pub fn job(attempt: &Attempt<'_>, spec: &StageSpec) -> Job {
         }),
         status: None,
     }
+}
+
+/// The classes that a Job tells apart by itself, in the order of its rules.
+///
+/// Every failed pod ends its Job: the next attempt is another Job, with another number in what it writes, counted and delayed by the
+/// operator. What the rules add is memory: the Job's condition names the rule that matched, also when the pod is gone.
+const RULES: [FailureClass; 3] = [FailureClass::Terminal, FailureClass::Disruption, FailureClass::Retryable];
+
+fn rule(class: FailureClass) -> PodFailurePolicyRule {
+    let exit = |code: ExitCode| PodFailurePolicyOnExitCodesRequirement {
+        container_name: Some(CONTAINER.to_owned()),
+        operator: "In".to_owned(),
+        values: vec![code as i32],
+    };
+    let (on_exit_codes, on_pod_conditions) = match class {
+        FailureClass::Terminal => (Some(exit(ExitCode::Terminal)), None),
+        FailureClass::Disruption => {
+            let taken = PodFailurePolicyOnPodConditionsPattern { type_: "DisruptionTarget".to_owned(), status: "True".to_owned() };
+            (None, Some(vec![taken]))
+        }
+        _ => (Some(exit(ExitCode::Retryable)), None),
+    };
+    PodFailurePolicyRule { action: "FailJob".to_owned(), on_exit_codes, on_pod_conditions }
+}
+
+/// The class of the rule that a pod had met, from the message of its Job's condition `Failed`: `… matching FailJob rule at index 0`.
+pub fn matched_rule(message: &str) -> Option<FailureClass> {
+    let (_, index) = message.rsplit_once("rule at index ")?;
+    RULES.get(index.trim_end_matches('.').parse::<usize>().ok()?).copied()
+}
+
+/// Most memory that the container of `stage` may use.
+pub fn memory_limit(stage: Stage, own: &Resources) -> String {
+    let default = match stage {
+        Stage::Ingest => "256Mi",
+        Stage::Silver | Stage::Gold | Stage::Maintenance => "1Gi",
+    };
+    own.limits.get("memory").map_or(default, String::as_str).to_owned()
 }
 
 fn pod(attempt: &Attempt<'_>, spec: &StageSpec) -> PodSpec {
@@ -160,10 +203,6 @@ fn scratch(stage: Stage) -> Quantity {
 
 /// The pipeline's resources over the defaults, key by key.
 fn resources(attempt: &Attempt<'_>) -> ResourceRequirements {
-    let memory = match attempt.stage {
-        Stage::Ingest => "256Mi",
-        Stage::Silver | Stage::Gold | Stage::Maintenance => "1Gi",
-    };
     let merged = |defaults: &[(&str, &str)], own: &BTreeMap<String, String>| {
         let mut all: BTreeMap<String, Quantity> =
             defaults.iter().map(|(key, value)| ((*key).to_owned(), Quantity((*value).to_owned()))).collect();
@@ -171,9 +210,10 @@ fn resources(attempt: &Attempt<'_>) -> ResourceRequirements {
         Some(all)
     };
     let own = &attempt.settings.resources;
+    let memory = memory_limit(attempt.stage, own);
     ResourceRequirements {
         requests: merged(&[("cpu", "100m"), ("memory", "128Mi")], &own.requests),
-        limits: merged(&[("memory", memory)], &own.limits),
+        limits: merged(&[("memory", &memory)], &own.limits),
         claims: None,
     }
 }

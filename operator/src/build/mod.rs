@@ -11,7 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference}
 use lakehouse_contract::Stage;
 
 pub use config_map::config_map;
-pub use job::job;
+pub use job::{job, matched_rule, memory_limit};
 pub use revision::{definition_of, digest, revision};
 pub use run::triggered_run;
 

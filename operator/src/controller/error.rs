@@ -1,11 +1,14 @@
 //! What can go wrong while a step is applied.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use kube::{Resource, ResourceExt};
 use kube_runtime::{controller::Action, watcher};
 
 use super::{AFTER_ERROR, Context};
+
+/// The longest that an API server can ask a controller to stay away.
+const LONGEST: Duration = Duration::from_secs(60);
 
 /// Result of this module.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -83,10 +86,12 @@ impl Error {
 /// What follows an error: the object is looked at again, at once where it had only changed meanwhile.
 pub(crate) fn policy<K: Resource>(object: Arc<K>, error: &Error, _: Arc<Context>) -> Action {
     if error.is_conflict() {
-        return Action::requeue(std::time::Duration::from_millis(200));
+        return Action::requeue(Duration::from_millis(200));
     }
     tracing::debug!(object = object.name_any(), %error, "will be tried again");
-    Action::requeue(AFTER_ERROR)
+    // An API server that has too much to do says when to come back.
+    let asked = error.status().and_then(|status| status.details.as_ref()).map(|details| details.retry_after_seconds).unwrap_or_default();
+    Action::requeue(AFTER_ERROR.max(Duration::from_secs(asked.into())).min(LONGEST))
 }
 
 /// One line for an error of a controller. That an object went or changed while it was queued is none.

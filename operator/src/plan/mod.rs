@@ -4,12 +4,16 @@
 //! |---|---|
 //! | [`run`] | the next step of a run |
 //! | [`outcome`] | how an attempt ended, from its Job and pod |
+//! | [`retry`] | whether and when a failed attempt is followed by another one |
 //! | [`admission`] | whether a run may start beside the others of its pipeline |
+//! | [`inputs`] | whether a run may retry another one, and whose bronze it reads |
 //! | [`pipeline`] | whether a definition makes a run, its status, which revisions may go |
 
 pub mod admission;
+pub mod inputs;
 pub mod outcome;
 pub mod pipeline;
+pub mod retry;
 pub mod run;
 pub mod status;
 

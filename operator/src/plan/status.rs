@@ -36,6 +36,7 @@ pub fn pending(name: Stage) -> StageStatus {
         state: StageState::Pending,
         attempt: 0,
         lost: 0,
+        retries: Vec::new(),
         job: None,
         started_at: None,
         finished_at: None,

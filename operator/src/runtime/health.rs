@@ -1,9 +1,10 @@
-//! `/healthz`: the process answers. `/readyz`: the caches of every namespace are filled. `/metrics`: for Prometheus.
+//! `/healthz`: the process answers. `/readyz`: the caches of every namespace are filled, or another operator leads and this one stands by.
+//! `/metrics`: for Prometheus.
 
 use std::{
     net::SocketAddr,
     sync::Arc,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -28,12 +29,13 @@ const REQUEST_BYTES: usize = 1024;
 #[derive(Debug)]
 pub struct Health {
     pending: AtomicUsize,
+    stands_by: AtomicBool,
 }
 
 impl Health {
     /// Not ready before `namespaces` of them have called [`Self::namespace_ready`].
     pub fn new(namespaces: usize) -> Self {
-        Self { pending: AtomicUsize::new(namespaces) }
+        Self { pending: AtomicUsize::new(namespaces), stands_by: AtomicBool::new(false) }
     }
 
     /// The caches of one namespace are filled.
@@ -41,10 +43,16 @@ impl Health {
         self.pending.fetch_sub(1, Ordering::Relaxed);
     }
 
+    /// Whether another operator leads, whose place this one would take.
+    pub fn stands_by(&self, stands_by: bool) {
+        self.stands_by.store(stands_by, Ordering::Relaxed);
+    }
+
     fn answer(&self, path: &str, metrics: &Metrics) -> Answer {
         match path.split('?').next().unwrap_or_default() {
             "/healthz" => Answer::text("200 OK", "ok\n"),
             "/readyz" if self.pending.load(Ordering::Relaxed) == 0 => Answer::text("200 OK", "ok\n"),
+            "/readyz" if self.stands_by.load(Ordering::Relaxed) => Answer::text("200 OK", "stands by\n"),
             "/readyz" => Answer::text("503 Service Unavailable", "caches are not filled yet\n"),
             "/metrics" => Answer { status: "200 OK", content_type: metrics::CONTENT_TYPE, body: metrics.text() },
             _ => Answer::text("404 Not Found", "there are /healthz, /readyz and /metrics\n"),
@@ -157,6 +165,9 @@ mod tests {
         let health = Arc::new(Health::new(2));
         let server = serve(address, Arc::clone(&health), Metrics::new(1)).await.expect("it starts");
         assert!(get(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        health.stands_by(true);
+        assert!(get(address, "/readyz").await.ends_with("stands by\n"));
+        health.stands_by(false);
         health.namespace_ready();
         assert!(get(address, "/readyz").await.starts_with("HTTP/1.1 503"));
         health.namespace_ready();

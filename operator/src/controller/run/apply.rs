@@ -8,7 +8,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use lakehouse_api::LakehouseRun;
 use lakehouse_contract::Stage;
@@ -22,7 +22,7 @@ use super::{
 use crate::{
     build::{self, Attempt},
     names,
-    plan::run::Obstacle,
+    plan::{outcome::Version, run::Obstacle},
 };
 
 /// Makes the ConfigMap and the Job of an attempt, or adopts those that an earlier try made.
@@ -82,23 +82,27 @@ where
     }
 }
 
-/// Deletes a Job; it goes after its pods.
-pub(crate) async fn delete(context: &Context, job: &str) -> Result<()> {
-    let deleted = context.api::<Job>().delete(job, &DeleteParams::foreground()).await.map_err(Error::api("delete Job", job));
-    absent_is_fine(deleted.map(drop))
+/// Deletes a Job; it goes after its pods. Another Job of the name, or with `unchanged` one that has changed since, is left alone.
+pub(crate) async fn delete(context: &Context, job: &str, version: Version, unchanged: bool) -> Result<()> {
+    let resource_version = unchanged.then_some(version.resource);
+    let this = DeleteParams::foreground().preconditions(Preconditions { uid: Some(version.uid), resource_version });
+    let deleted = context.api::<Job>().delete(job, &this).await.map_err(Error::api("delete Job", job));
+    gone_or_changed_is_fine(deleted.map(drop))
 }
 
-/// Lets an ended Job go after a time.
-pub(crate) async fn expire(context: &Context, job: &str, seconds: i32) -> Result<()> {
-    let patch = json!({"spec": {"ttlSecondsAfterFinished": seconds}});
+/// Lets the ended Job with this UID go after a time.
+pub(crate) async fn expire(context: &Context, job: &str, uid: &str, seconds: i32) -> Result<()> {
+    // A UID in a patch is a precondition: another one is a conflict.
+    let patch = json!({"metadata": {"uid": uid}, "spec": {"ttlSecondsAfterFinished": seconds}});
     let parameters = PatchParams { field_manager: Some(names::MANAGER.to_owned()), ..PatchParams::default() };
     let patched = context.api::<Job>().patch(job, &parameters, &Patch::Merge(&patch)).await;
-    absent_is_fine(patched.map(drop).map_err(Error::api("patch Job", job)))
+    gone_or_changed_is_fine(patched.map(drop).map_err(Error::api("patch Job", job)))
 }
 
-fn absent_is_fine(result: Result<()>) -> Result<()> {
+/// Whoever decided looks again.
+fn gone_or_changed_is_fine(result: Result<()>) -> Result<()> {
     match result {
-        Err(error) if error.is_not_found() => Ok(()),
+        Err(error) if error.is_not_found() || error.is_conflict() => Ok(()),
         other => other,
     }
 }

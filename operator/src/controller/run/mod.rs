@@ -86,8 +86,8 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
             Step::Create { stage, attempt, job } => {
                 obstacle = apply::create(&context, &run, &scene, stage, attempt, &job).await?;
             }
-            Step::Delete { job } => apply::delete(&context, &job).await?,
-            Step::Expire { job, seconds } => apply::expire(&context, &job, seconds).await?,
+            Step::Delete { job, version, unchanged } => apply::delete(&context, &job, version, unchanged).await?,
+            Step::Expire { job, uid, seconds } => apply::expire(&context, &job, &uid, seconds).await?,
             Step::Wait(wait) => return Ok(Action::requeue(wait)),
             Step::Done => return Ok(Action::await_change()),
         }

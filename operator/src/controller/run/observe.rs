@@ -30,7 +30,8 @@ use crate::{
     names,
     plan::{
         admission::Admission,
-        outcome::{ContainerExit, JobEnd, JobView, PodView},
+        inputs,
+        outcome::{ContainerExit, JobEnd, JobView, PodView, Version},
         run::{Definition, Observed, Obstacle},
         status::{finished, progress_is_due},
     },
@@ -139,6 +140,7 @@ async fn definition(context: &Context, run: &LakehouseRun) -> Result<Found> {
         Ok(request) => request,
         Err(message) => return Ok(Found::refused("InvalidRun", message)),
     };
+    let inputs = request.inputs_from.as_ref().map(|id| id.0.clone());
     let specs = match resolve(&spec, &lakehouse.spec, &request) {
         Ok(specs) => specs,
         Err(error) => return Ok(Found::refused(reason(&error), error.to_string())),
@@ -149,6 +151,7 @@ async fn definition(context: &Context, run: &LakehouseRun) -> Result<Found> {
             revision: name,
             kept,
             stages: specs.iter().map(StageSpec::stage).collect(),
+            inputs,
             jobs: Box::new(jobs.clone()),
         },
         pipeline,
@@ -169,18 +172,9 @@ async fn kept_revision(context: &Context, name: &str) -> Result<Option<Result<La
 
 /// What the run asks for; the inner error is for its author.
 async fn request(context: &Context, run: &LakehouseRun, lakehouse: &Lakehouse) -> Result<Result<Request, String>> {
-    let inputs_from = match &run.spec.inputs_from {
-        None => None,
-        Some(name) => {
-            let other = context.api::<LakehouseRun>().get_opt(name).await.map_err(Error::api("read LakehouseRun", name))?;
-            match other {
-                None => return Ok(Err(format!("spec.inputsFrom: there is no LakehouseRun `{name}` in this namespace"))),
-                Some(other) if other.spec.pipeline != run.spec.pipeline || other.spec.interval != run.spec.interval => {
-                    return Ok(Err(format!("spec.inputsFrom: LakehouseRun `{name}` is of another pipeline or interval")));
-                }
-                Some(other) => Some(RunId::new(name, &other.uid().unwrap_or_default())),
-            }
-        }
+    let inputs_from = match inputs_from(context, run).await? {
+        Ok(inputs_from) => inputs_from,
+        Err(message) => return Ok(Err(message)),
     };
     let spec = &lakehouse.spec;
     Ok(Ok(Request {
@@ -203,6 +197,28 @@ async fn request(context: &Context, run: &LakehouseRun, lakehouse: &Lakehouse) -
             landing: spec.buckets.landing.clone(),
         },
     }))
+}
+
+/// The run whose bronze is silver's input, where it is neither the run itself nor whichever is the newest; the inner error is for its author.
+///
+/// Once it has started it is in the status: the runs that it names may be gone by then.
+async fn inputs_from(context: &Context, run: &LakehouseRun) -> Result<Result<Option<RunId>, String>> {
+    let status = run.status.clone().unwrap_or_default();
+    let started = status.definition.is_some();
+    if let (true, Some(id)) = (started, status.inputs_from) {
+        return Ok(Ok(Some(RunId(id))));
+    }
+    let api = context.api::<LakehouseRun>();
+    let mut from = Ok(None);
+    if let Some(name) = run.spec.retry_of.as_ref().filter(|_| !started) {
+        let original = api.get_opt(name).await.map_err(Error::api("read LakehouseRun", name))?;
+        from = inputs::retried(run, name, original.as_ref());
+    }
+    if let (Some(name), Ok(_)) = (&run.spec.inputs_from, &from) {
+        let other = api.get_opt(name).await.map_err(Error::api("read LakehouseRun", name))?;
+        from = inputs::pinned(run, name, other.as_ref()).map(Some);
+    }
+    Ok(from)
 }
 
 /// Whether the run or the definition is at fault.
@@ -232,17 +248,23 @@ async fn jobs(context: &Context, run: &LakehouseRun) -> Result<Vec<JobView>> {
 }
 
 fn job_view(job: &Job) -> JobView {
-    let conditions = job.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let end = conditions.into_iter().flatten().filter(|c| c.status == "True").find_map(|c| match c.type_.as_str() {
+    let status = job.status.clone().unwrap_or_default();
+    let end = status.conditions.iter().flatten().filter(|c| c.status == "True").find_map(|c| match c.type_.as_str() {
         "Complete" => Some(JobEnd::Complete),
-        "Failed" => Some(JobEnd::Failed(c.reason.clone().unwrap_or_default())),
+        "Failed" => Some(JobEnd::Failed { reason: c.reason.clone().unwrap_or_default(), message: c.message.clone().unwrap_or_default() }),
         _ => None,
     });
+    let counts = [status.active, status.ready, status.failed, status.succeeded, status.terminating];
+    let uncounted = status.uncounted_terminated_pods.unwrap_or_default();
+    let podless =
+        counts.iter().flatten().all(|count| *count == 0) && [uncounted.failed, uncounted.succeeded].iter().flatten().all(Vec::is_empty);
     JobView {
         name: job.name_any(),
+        version: Version { uid: job.uid().unwrap_or_default(), resource: job.resource_version().unwrap_or_default() },
         created: job.metadata.creation_timestamp.as_ref().map(instant).unwrap_or_default(),
         deleting: job.metadata.deletion_timestamp.is_some(),
         expires: job.spec.as_ref().is_some_and(|spec| spec.ttl_seconds_after_finished.is_some()),
+        podless,
         end,
         pod: None,
     }
@@ -287,13 +309,26 @@ fn container(pod: &Pod) -> Option<&ContainerStatus> {
 fn pod_view(pod: &Pod) -> PodView {
     let status = pod.status.clone().unwrap_or_default();
     let state = container(pod).and_then(|container| container.state.clone()).unwrap_or_default();
+    let pending = status.phase.as_deref().is_none_or(|phase| phase == "Pending") && state.running.is_none() && state.terminated.is_none();
     let exit = state.terminated.map(|end| ContainerExit { code: end.exit_code, reason: end.reason, message: end.message });
     // Reasons that pass by themselves within moments are no news.
     let stuck = state.waiting.and_then(|waiting| {
         let reason = waiting.reason.filter(|r| r != "ContainerCreating" && r != "PodInitializing")?;
         Some((reason, waiting.message.unwrap_or_default()))
     });
-    let unscheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
-    let unscheduled = unscheduled.map(|c| (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default()));
-    PodView { reason: status.reason, waiting: if exit.is_some() { None } else { stuck.or(unscheduled) }, exit, progress: None }
+    let condition = |type_: &str, value: &str| {
+        let found = status.conditions.iter().flatten().find(|c| c.type_ == type_ && c.status == value);
+        found.map(|c| (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default()))
+    };
+    PodView {
+        created: pod.metadata.creation_timestamp.as_ref().map(instant).unwrap_or_default(),
+        image: pod.spec.as_ref().and_then(|spec| spec.containers.first()?.image.clone()).unwrap_or_default(),
+        disruption: condition("DisruptionTarget", "True"),
+        waiting: if exit.is_some() { None } else { stuck.or_else(|| condition("PodScheduled", "False")) },
+        reason: status.reason,
+        message: status.message,
+        pending,
+        exit,
+        progress: None,
+    }
 }

@@ -2,6 +2,7 @@
 
 use lakehouse_api::{
     common::Stage,
+    pipeline::FailureClass,
     run::{LakehouseRunStatus, StageState, StageStatus},
 };
 
@@ -25,7 +26,8 @@ const STAGE_OUTCOMES: [&str; 2] = ["succeeded", "failed"];
 /// Outcomes of runs.
 const RUN_OUTCOMES: [&str; 3] = ["succeeded", "failed", "cancelled"];
 /// Classes of failures that another attempt follows.
-const CLASSES: [&str; 5] = ["Retryable", "Unexpected", "OutOfMemory", "Timeout", "Disruption"];
+const CLASSES: [FailureClass; 5] =
+    [FailureClass::Retryable, FailureClass::Unexpected, FailureClass::OutOfMemory, FailureClass::Timeout, FailureClass::Disruption];
 /// What becomes of rows.
 const KINDS: [&str; 5] = ["read", "written", "quarantined", "deduplicated", "dropped"];
 
@@ -35,7 +37,7 @@ impl Transition {
         let mut all: Vec<Self> = RUN_OUTCOMES.into_iter().map(|outcome| Self::RunEnded { outcome }).collect();
         for stage in Stage::ALL {
             all.extend(STAGE_OUTCOMES.into_iter().map(|outcome| Self::StageEnded { stage: stage.as_str(), outcome }));
-            all.extend(CLASSES.into_iter().map(|class| Self::Retried { stage: stage.as_str(), class }));
+            all.extend(CLASSES.into_iter().map(|class| Self::Retried { stage: stage.as_str(), class: class.as_str() }));
             if let Some(layer) = layer(stage) {
                 all.extend(KINDS.into_iter().map(|kind| Self::Rows { layer, kind }));
             }
@@ -62,9 +64,7 @@ pub(super) fn between(before: Option<&LakehouseRunStatus>, after: &LakehouseRunS
         if has_ended(stage) && !known.is_some_and(has_ended) {
             all.extend(ended(stage));
         }
-        if known.is_some_and(|known| retried(known, stage)) {
-            all.push((Transition::Retried { stage: stage.name.as_str(), class: class(stage) }, 1.0));
-        }
+        all.extend(known.into_iter().flat_map(|known| retried(known, stage)));
     }
     if finished(after) && !before.is_some_and(finished) {
         let outcome = match phase(after) {
@@ -96,23 +96,16 @@ fn ended(stage: &StageStatus) -> Vec<(Transition, f64)> {
     all
 }
 
-/// Whether an attempt ended and another one follows: after a wait, or at once where its Job was lost.
-fn retried(before: &StageStatus, after: &StageStatus) -> bool {
-    let waits = after.retry_at.is_some() && before.retry_at.is_none();
-    let at_once = before.state == StageState::Running && after.state == StageState::Pending && after.attempt > before.attempt;
-    waits || at_once
-}
-
-/// The class of failure of the attempt that ended last.
-fn class(stage: &StageStatus) -> &'static str {
-    match stage.reason.as_deref().unwrap_or_default() {
-        "OOMKilled" | "ResourcesExhausted" => "OutOfMemory",
-        "Timeout" => "Timeout",
-        "JobLost" | "ReportLost" | "PodLost" | "Evicted" | "Preempting" | "Terminated" | "NodeLost" | "NodeShutdown" | "Shutdown"
-        | "Interrupted" => "Disruption",
-        "StoreUnavailable" | "CatalogUnavailable" | "SourceUnavailable" | "CommitConflict" => "Retryable",
-        _ => "Unexpected",
-    }
+/// Attempts that ended and are followed by another one, by class of failure; one whose Job or report was lost counts as a disruption.
+fn retried(before: &StageStatus, after: &StageStatus) -> Vec<(Transition, f64)> {
+    let stage = after.name.as_str();
+    let lost = (FailureClass::Disruption, after.lost - before.lost);
+    let counted = after.retries.iter().map(|now| {
+        let known = before.retries.iter().find(|known| known.class == now.class).map_or(0, |known| known.count);
+        (now.class, now.count - known)
+    });
+    let news = counted.chain([lost]).filter(|(_, count)| *count > 0);
+    news.map(|(class, count)| (Transition::Retried { stage, class: class.as_str() }, f64::from(count))).collect()
 }
 
 #[cfg(test)]
@@ -149,17 +142,14 @@ mod tests {
     #[test]
     fn a_retry_has_the_class_of_the_failure_before_it() {
         let running = status(json!([{"name": "gold", "state": "Running", "attempt": 1}]), None);
-        for (reason, class) in
-            [("OOMKilled", "OutOfMemory"), ("Timeout", "Timeout"), ("StoreUnavailable", "Retryable"), ("NoReport", "Unexpected")]
-        {
-            let waits = status(
-                json!([{"name": "gold", "state": "Pending", "attempt": 1, "retryAt": "2024-01-01T00:00:00Z", "reason": reason}]),
-                None,
-            );
-            assert_eq!(between(Some(&running), &waits), vec![(Transition::Retried { stage: "gold", class }, 1.0)]);
+        for class in CLASSES {
+            let retries = json!([{"class": class, "count": 1, "limit": 3}]);
+            let waits = json!([{"name": "gold", "state": "Pending", "attempt": 1, "retryAt": "2024-01-01T00:00:00Z", "retries": retries}]);
+            let waits = status(waits, None);
+            assert_eq!(between(Some(&running), &waits), vec![(Transition::Retried { stage: "gold", class: class.as_str() }, 1.0)]);
             assert_eq!(between(Some(&waits), &waits), Vec::new());
         }
-        let lost = status(json!([{"name": "gold", "state": "Pending", "attempt": 2, "job": "j", "reason": "JobLost"}]), None);
+        let lost = status(json!([{"name": "gold", "state": "Pending", "attempt": 2, "lost": 1, "job": "j", "reason": "JobLost"}]), None);
         assert_eq!(between(Some(&running), &lost), vec![(Transition::Retried { stage: "gold", class: "Disruption" }, 1.0)]);
     }
 
