@@ -101,18 +101,13 @@ fn retry_of(failed: &LakehouseRun, all_stages: bool) -> Result<LakehouseRun, Str
     // A run that was refused before it had stages has those that it was asked for.
     let stages =
         if stages.is_empty() { failed.spec.stages.clone() } else { Some(stages).filter(|stages| stages != Stage::DEFAULT.as_slice()) };
-    let without_ingest = stages.as_ref().is_some_and(|stages| !stages.contains(&Stage::Ingest));
-    let own_input = (without_ingest && done(Stage::Ingest)).then(|| name.clone());
+    // What the failed run read is known to the operator by `retryOf`, also when the run that fetched it is gone. One that was refused before it
+    // began has only what it was asked for.
+    let asked = failed.spec.inputs_from.clone().filter(|_| status.inputs_from.is_none());
     let label = (PIPELINE_LABEL.to_owned(), failed.spec.pipeline.clone());
     Ok(LakehouseRun {
         metadata: ObjectMeta { name: Some(name_of_retry(&name)), labels: Some(BTreeMap::from([label])), ..ObjectMeta::default() },
-        spec: LakehouseRunSpec {
-            stages,
-            inputs_from: own_input.or_else(|| failed.spec.inputs_from.clone()),
-            retry_of: Some(name),
-            state: RunState::Active,
-            ..failed.spec.clone()
-        },
+        spec: LakehouseRunSpec { stages, inputs_from: asked, retry_of: Some(name), state: RunState::Active, ..failed.spec.clone() },
         status: None,
     })
 }
@@ -153,7 +148,7 @@ mod tests {
         let retry = retry_of(&failed, false).unwrap();
         assert_eq!(retry.name_any(), "p-1-retry-1");
         assert_eq!(retry.spec.stages, Some(vec![Stage::Silver, Stage::Gold]));
-        assert_eq!((retry.spec.retry_of.as_deref(), retry.spec.inputs_from.as_deref()), (Some("p-1"), Some("p-1")));
+        assert_eq!((retry.spec.retry_of.as_deref(), retry.spec.inputs_from.as_deref()), (Some("p-1"), None));
         assert_eq!(retry.spec.parameters, failed.spec.parameters);
         assert_eq!(retry.labels()[PIPELINE_LABEL], "p");
         assert_eq!(retry_of(&failed, false).unwrap(), retry, "the same name again");
@@ -164,10 +159,13 @@ mod tests {
     #[test]
     fn a_retry_of_a_retry_reads_what_it_read() {
         let stages = json!([{"name": "silver", "state": "Failed"}]);
-        let failed = run("p-1-retry-1", json!({"inputsFrom": "p-1", "retryOf": "p-1", "stages": ["silver"]}), "False", stages);
-        let retry = retry_of(&failed, false).unwrap();
-        assert_eq!((retry.name_any().as_str(), retry.spec.inputs_from.as_deref()), ("p-1-retry-2", Some("p-1")));
-        assert_eq!(retry.spec.retry_of.as_deref(), Some("p-1-retry-1"));
+        let spec = json!({"inputsFrom": "p-0", "retryOf": "p-1", "stages": ["silver"]});
+        let mut failed = run("p-1-retry-1", spec, "False", stages);
+        let refused = retry_of(&failed, false).unwrap();
+        assert_eq!((refused.name_any().as_str(), refused.spec.inputs_from.as_deref()), ("p-1-retry-2", Some("p-0")));
+        assert_eq!(refused.spec.retry_of.as_deref(), Some("p-1-retry-1"));
+        failed.status.as_mut().unwrap().inputs_from = Some("p-0-0a0b0c0d".to_owned());
+        assert_eq!(retry_of(&failed, false).unwrap().spec.inputs_from, None, "the operator knows it by retryOf");
     }
 
     #[test]
