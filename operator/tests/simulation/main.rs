@@ -16,7 +16,7 @@ use serde_json::json;
 
 use process::Process;
 use rng::Rng;
-use world::World;
+use world::{Reached, World};
 
 /// Seeds of an ordinary test run.
 const SEEDS: u64 = 1_000;
@@ -59,17 +59,17 @@ impl Simulation {
     /// Something that goes wrong, or that somebody does.
     fn accident(&mut self) {
         let which = self.rng.below(self.processes.len());
-        match self.rng.below(9) {
+        match self.rng.below(10) {
             0 => self.processes[which].crash(),
-            1 => self.processes[which].paused = true,
-            2 | 3 => {
+            1 => self.processes[which].paused |= self.rng.one_in(3),
+            2 | 3 if self.rng.one_in(4) => {
                 let process = &mut self.processes[which];
                 // It may have slept between the check of the lease and the write: then nothing but the write itself is left to be harmless.
                 if std::mem::take(&mut process.paused) && self.rng.one_in(2) {
                     process.step(&mut self.world);
                 }
             }
-            4 => {
+            4 | 9 => {
                 let at_work: Vec<String> = self.world.jobs.iter().filter(|(_, job)| job.view.end.is_none()).map(|(name, _)| name.clone()).collect();
                 if self.deleted < DELETED && !at_work.is_empty() {
                     self.deleted += 1;
@@ -85,13 +85,14 @@ impl Simulation {
                 let name = self.a_run();
                 self.world.set_state(&name, RunState::Active);
             }
-            _ => {
+            8 => {
                 if self.cancelled.is_none() && self.rng.one_in(8) {
                     let name = self.a_run();
                     self.world.set_state(&name, RunState::Cancelled);
                     self.cancelled = Some(name);
                 }
             }
+            _ => {}
         }
     }
 
@@ -123,11 +124,13 @@ impl Simulation {
             }
         }
         let mut moved = false;
-        for _ in 0..if lossy { self.rng.below(3) } else { 6 } {
+        for _ in 0..if lossy { self.rng.below(9) } else { 6 } {
             let index = self.rng.below(self.processes.len());
-            moved |= self.processes[index].step(&mut self.world);
+            let process = &mut self.processes[index];
+            moved |= process.step(&mut self.world);
+            process.paused |= lossy && process.is_between_check_and_write() && self.rng.one_in(25);
         }
-        let seconds = if !moved || self.rng.one_in(10) { 1 + self.rng.below(12) } else { 0 };
+        let seconds = if !moved || self.rng.one_in(10) { 1 + self.rng.below(8) } else { 0 };
         self.world.now += TimeDelta::seconds(i64::try_from(seconds).unwrap());
     }
 
@@ -170,13 +173,13 @@ impl Simulation {
     }
 }
 
-fn disturbed(seed: u64) {
+fn disturbed(seed: u64) -> Reached {
     let mut calm = Simulation::new(seed, 1);
     calm.settle();
     calm.is_silent();
     let mut wild = Simulation::new(seed, 2);
     for _ in 0..DISTURBED {
-        if wild.rng.one_in(6) {
+        if wild.rng.one_in(8) {
             wild.accident();
         }
         wild.turn(true);
@@ -186,6 +189,7 @@ fn disturbed(seed: u64) {
     for name in calm.world.runs.keys().filter(|name| wild.cancelled.as_ref() != Some(*name)) {
         assert_eq!(wild.world.summary(name), calm.world.summary(name), "run {name}");
     }
+    wild.world.reached
 }
 
 #[test]
@@ -197,13 +201,21 @@ fn every_order_of_things_ends_the_same() {
         }
         Err(_) => 0..std::env::var("SEEDS").map_or(SEEDS, |seeds| seeds.parse().expect("SEEDS is a number")),
     };
-    let failed: Vec<u64> = std::thread::scope(|scope| {
+    let results: Vec<(u64, Option<Reached>)> = std::thread::scope(|scope| {
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let seeds = &seeds;
         let share = move |thread: usize| seeds.clone().skip(thread).step_by(threads);
-        let broken = |seed: &u64| std::panic::catch_unwind(|| disturbed(*seed)).is_err();
-        let all: Vec<_> = (0..threads).map(|thread| scope.spawn(move || share(thread).filter(broken).collect::<Vec<_>>())).collect();
+        let of = |seed: u64| (seed, std::panic::catch_unwind(|| disturbed(seed)).ok());
+        let all: Vec<_> = (0..threads).map(|thread| scope.spawn(move || share(thread).map(of).collect::<Vec<_>>())).collect();
         all.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
+    let failed: Vec<u64> = results.iter().filter(|(_, reached)| reached.is_none()).map(|(seed, _)| *seed).collect();
     assert!(failed.is_empty(), "seeds {failed:?} failed, see above; one of them again: SEED={} cargo test --workspace --test simulation", failed[0]);
+    let all = results.into_iter().filter_map(|(_, reached)| reached).fold(Reached::default(), Reached::plus);
+    eprintln!("{all:?}");
+    // What the seeds do not bring about, they do not test.
+    if seeds == (0..SEEDS) {
+        let Reached { late, strays, lost, conflicts, takeovers, retries } = all;
+        assert!(late > 100 && strays > 0 && lost > 1_000 && conflicts > 100 && takeovers > 2_000 && retries > 2_000, "{all:?}");
+    }
 }

@@ -78,6 +78,7 @@ impl Process {
             return self.crash();
         }
         if self.leads || holder == self.id || world.now - since >= TimeDelta::seconds(LEASE) {
+            world.reached.takeovers += usize::from(holder != self.id);
             world.lease = (self.id, world.now);
             self.renewed = world.now;
             if !self.leads {
@@ -210,6 +211,11 @@ impl Process {
             finished: known == Some(&true) || finished(status),
             active: run.spec.state == RunState::Active,
         }
+    }
+
+    /// Whether a write has passed the check of the lease and was not sent yet: the worst moment to fall asleep.
+    pub fn is_between_check_and_write(&self) -> bool {
+        self.flight.as_ref().is_some_and(|flight| flight.checked)
     }
 
     /// Runs of which the cache is older than the API server.

@@ -44,7 +44,38 @@ pub struct Job {
     ends: DateTime<Utc>,
 }
 
+/// How often what a simulation is about came about.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reached {
+    /// Writes that arrived when their sender did not lead any more.
+    pub late: usize,
+    /// Jobs made by such a write after their attempt was over.
+    pub strays: usize,
+    /// Jobs deleted while their outcome was awaited.
+    pub lost: usize,
+    /// Statuses that were refused because the run had changed.
+    pub conflicts: usize,
+    /// Changes of the leader.
+    pub takeovers: usize,
+    /// Attempts that failed and were followed by another one.
+    pub retries: usize,
+}
+
+impl Reached {
+    pub fn plus(self, other: Self) -> Self {
+        Self {
+            late: self.late + other.late,
+            strays: self.strays + other.strays,
+            lost: self.lost + other.lost,
+            conflicts: self.conflicts + other.conflicts,
+            takeovers: self.takeovers + other.takeovers,
+            retries: self.retries + other.retries,
+        }
+    }
+}
+
 pub struct World {
+    pub reached: Reached,
     pub now: DateTime<Utc>,
     pub runs: BTreeMap<String, Arc<LakehouseRun>>,
     pub jobs: BTreeMap<String, Job>,
@@ -74,6 +105,7 @@ impl World {
     /// A few runs of one pipeline, two of them of one day, with the fates of their stages.
     pub fn new(rng: &mut Rng) -> Self {
         let mut world = Self {
+            reached: Reached::default(),
             now: day(10),
             runs: BTreeMap::new(),
             jobs: BTreeMap::new(),
@@ -126,6 +158,7 @@ impl World {
     /// Takes a write, or refuses it as an API server would. `late`: its sender may have lost the lease since it was sent.
     pub fn apply(&mut self, write: Write, late: bool) {
         self.writes += 1;
+        self.reached.late += usize::from(late);
         match write {
             Write::KeepDefinition => self.kept = true,
             Write::Status { run, seen, status } => self.record(&run, &seen, *status),
@@ -154,6 +187,7 @@ impl World {
         let version = self.bump();
         let run = Arc::make_mut(self.runs.get_mut(name).unwrap());
         if run.metadata.resource_version.as_deref() != Some(seen) {
+            self.reached.conflicts += 1;
             return;
         }
         let before = run.status.replace(status.clone()).unwrap_or_default();
@@ -163,6 +197,7 @@ impl World {
         for stage in &before.stages {
             let after = status.stages.iter().find(|after| after.name == stage.name).unwrap();
             assert!(after.attempt >= stage.attempt || after.state == StageState::Skipped, "{name}: {stage:?} became {after:?}");
+            self.reached.retries += usize::from(after.retry_at.is_some() && stage.retry_at.is_none());
             if matches!(stage.state, StageState::Succeeded | StageState::Failed) {
                 assert_eq!(stage, after, "{name}: an outcome changed");
             }
@@ -193,6 +228,7 @@ impl World {
             pod: (fate == Some(FailureClass::NotStarted)).then(|| self.stuck_pod()),
             ..JobView::default()
         };
+        self.reached.strays += usize::from(!first && !self.vanished.contains(&job));
         self.jobs.insert(job, Job { view, run: name.to_owned(), stage, fate, ends: self.now + TimeDelta::seconds(25) });
     }
 
@@ -225,9 +261,15 @@ impl World {
     }
 
     /// Somebody deletes a Job.
-    pub fn vanish(&mut self, job: String) {
-        self.jobs.remove(&job);
-        self.vanished.insert(job);
+    pub fn vanish(&mut self, name: String) {
+        let Some(job) = self.jobs.remove(&name) else { return };
+        let stages = self.runs[&job.run].status.iter().flat_map(|status| &status.stages);
+        let seen = stages.into_iter().any(|s| s.job.as_deref() == Some(&name) && s.state == StageState::Running);
+        if seen {
+            self.reached.lost += 1;
+        } else {
+            self.vanished.insert(name);
+        }
     }
 
     pub fn set_state(&mut self, name: &str, state: RunState) {
