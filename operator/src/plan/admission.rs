@@ -2,6 +2,9 @@
 //!
 //! A run that has started keeps its interval until its outcome is known. Among runs that wait, the oldest goes first
 //! (then by name). A suspended run keeps its interval but no slot, since it makes no further Job; resumed, it goes on.
+//!
+//! Starts are seen by one operator, which leads. Should the start that another one decided on arrive late, two runs have started on one
+//! interval: [`confirm`], asked before the first Job of a run, lets one of them go on.
 
 use chrono::{DateTime, Utc};
 use lakehouse_contract::Interval;
@@ -17,6 +20,8 @@ pub struct Candidate {
     pub interval: Interval,
     /// Its definition is fixed: it has, had or may at any moment have a Job.
     pub started: bool,
+    /// An attempt of it is recorded.
+    pub working: bool,
     /// Its outcome is known.
     pub finished: bool,
     /// Its wanted state is Active.
@@ -64,6 +69,16 @@ pub fn admit(me: &Candidate, others: &[Candidate], limit: usize) -> Admission {
     Admission::Granted
 }
 
+/// Decides for `me`, which has started and has no attempt yet, among the `others` of its pipeline: of several that have started on the
+/// interval the one with an attempt goes on, else the oldest.
+pub fn confirm(me: &Candidate, others: &[Candidate]) -> Admission {
+    let rivals = others.iter().filter(|o| o.started && !o.finished && o.name != me.name && o.interval == me.interval);
+    match rivals.into_iter().find(|o| o.working || before(o, me)) {
+        Some(rival) => Admission::IntervalBusy { run: rival.name.clone() },
+        None => Admission::Granted,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,6 +92,7 @@ mod tests {
             created: epoch - TimeDelta::seconds(age),
             interval: Interval::containing(IntervalGrain::Daily, epoch + TimeDelta::days(day)),
             started: false,
+            working: false,
             finished: false,
             active: true,
         }
@@ -98,6 +114,20 @@ mod tests {
         // One that is suspended before its start does not stand in the way.
         let suspended = Candidate { active: false, ..old };
         assert_eq!(admit(&new, &[suspended], 4), Admission::Granted);
+    }
+
+    #[test]
+    fn of_two_that_have_started_on_one_interval_one_goes_on() {
+        let started = |name: &str, age: i64| Candidate { started: true, ..candidate(name, age, 0) };
+        let (old, new) = (started("old", 10), started("new", 5));
+        let busy = |run: &str| Admission::IntervalBusy { run: run.into() };
+        assert_eq!(confirm(&old, std::slice::from_ref(&new)), Admission::Granted);
+        assert_eq!(confirm(&new, std::slice::from_ref(&old)), busy("old"));
+        let ahead = Candidate { working: true, ..new };
+        assert_eq!(confirm(&old, std::slice::from_ref(&ahead)), busy("new"));
+        let over = Candidate { finished: true, ..ahead };
+        assert_eq!(confirm(&old, &[over, started("elsewhere", 20)].map(|c| Candidate { interval: candidate("x", 0, 1).interval, ..c })), Admission::Granted);
+        assert_eq!(confirm(&old, &[candidate("waits", 20, 0)]), Admission::Granted, "one that has not started is asked by `admit`");
     }
 
     #[test]

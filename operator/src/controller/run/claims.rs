@@ -21,7 +21,7 @@ use super::Context;
 use crate::{
     conditions::instant,
     plan::{
-        admission::{Admission, Candidate, admit},
+        admission::{Admission, Candidate, admit, confirm},
         status::finished,
     },
 };
@@ -50,17 +50,16 @@ impl Claims {
     pub(crate) fn start(&self, run: &LakehouseRun, context: &Context, limit: usize) -> Admission {
         let uid = run.uid().unwrap_or_default();
         let mut known = self.lock();
-        let all = context.runs_of(&run.spec.pipeline);
-        let others: Vec<Candidate> = all
-            .iter()
-            .filter(|other| other.uid().unwrap_or_default() != uid)
-            .map(|other| candidate(other, known.get(&other.uid().unwrap_or_default()).copied()))
-            .collect();
-        let admission = admit(&candidate(run, None), &others, limit);
+        let admission = admit(&candidate(run, None), &others(&known, run, context), limit);
         if admission == Admission::Granted {
             known.insert(uid, Known::Started);
         }
         admission
+    }
+
+    /// Decides whether `run`, which has started, may make its first Job.
+    pub(crate) fn confirm(&self, run: &LakehouseRun, context: &Context) -> Admission {
+        confirm(&candidate(run, None), &others(&self.lock(), run, context))
     }
 
     /// `run` has just ended: those that wait for it are looked at.
@@ -89,6 +88,13 @@ impl Claims {
     }
 }
 
+/// The other runs of the pipeline of `run`.
+fn others(known: &HashMap<String, Known>, run: &LakehouseRun, context: &Context) -> Vec<Candidate> {
+    let all = context.runs_of(&run.spec.pipeline);
+    let others = all.iter().filter(|other| other.uid() != run.uid());
+    others.map(|other| candidate(other, known.get(&other.uid().unwrap_or_default()).copied())).collect()
+}
+
 fn candidate(run: &LakehouseRun, known: Option<Known>) -> Candidate {
     let status = run.status.clone().unwrap_or_default();
     Candidate {
@@ -96,6 +102,7 @@ fn candidate(run: &LakehouseRun, known: Option<Known>) -> Candidate {
         created: run.metadata.creation_timestamp.as_ref().map(instant).unwrap_or_default(),
         interval: (&run.spec.interval).into(),
         started: known.is_some() || status.definition.is_some(),
+        working: status.stages.iter().any(|stage| stage.attempt > 0),
         finished: known == Some(Known::Finished) || finished(&status),
         active: run.spec.state == RunState::Active,
     }

@@ -73,11 +73,11 @@ pub(crate) async fn observe(context: &Context, run: &LakehouseRun, obstacle: Opt
     let jobs = jobs(context, run).await?;
     let status = run.status.clone().unwrap_or_default();
     let Found { definition, pipeline, plan, limit } = definition(context, run).await?;
-    let begins = status.definition.is_none() && !finished(&status) && run.spec.state == RunState::Active;
-    let admission = if begins && matches!(definition, Definition::Known { .. }) {
-        context.claims.start(run, context, limit)
-    } else {
-        Admission::Granted
+    let waits = !finished(&status) && run.spec.state == RunState::Active && matches!(definition, Definition::Known { .. });
+    let admission = match &status.definition {
+        None if waits => context.claims.start(run, context, limit),
+        Some(_) if waits && status.stages.iter().all(|stage| stage.attempt == 0) => context.claims.confirm(run, context),
+        _ => Admission::Granted,
     };
     Ok(Scene { observed: Observed { definition, admission, jobs, obstacle }, pipeline, plan })
 }

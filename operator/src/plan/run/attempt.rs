@@ -7,6 +7,7 @@ use lakehouse_api::run::{LakehouseRunStatus, RunState, StageRetries, StageState,
 use super::{
     super::{
         Note,
+        admission::Admission,
         outcome::{Failure, JobView, NEVER_STARTED, Outcome, outcome, stuck},
         retry::{Again, again, count},
         status::{SUCCEEDED, enter_progress, enter_report, say},
@@ -34,6 +35,9 @@ impl Decider<'_> {
     pub(super) fn next_attempt(&self, mut status: LakehouseRunStatus, index: usize) -> Step {
         if let Some(step) = self.held(&status) {
             return step;
+        }
+        if let Admission::IntervalBusy { run } = &self.observed.admission {
+            return self.busy(status, run);
         }
         if let Some(retry_at) = status.stages[index].retry_at
             && let Ok(left) = (retry_at - self.now).to_std()

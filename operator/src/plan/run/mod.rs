@@ -94,7 +94,7 @@ pub enum Obstacle {
 pub struct Observed {
     /// The definition.
     pub definition: Definition,
-    /// Whether a run that has not started may.
+    /// Whether a run that has not started may, and one that has may make its first Job.
     pub admission: Admission,
     /// The Jobs that this run owns.
     pub jobs: Vec<JobView>,
@@ -252,10 +252,7 @@ impl Decider<'_> {
             Definition::Known { revision, kept, stages, inputs, .. } => (revision, *kept, stages, inputs),
         };
         match &self.observed.admission {
-            Admission::IntervalBusy { run } => {
-                let message = format!("waits for run {run}, which works on the same interval");
-                return self.waiting(status, "IntervalBusy", message, LOOK_AGAIN);
-            }
+            Admission::IntervalBusy { run } => return self.busy(status, run),
             Admission::WaitingForSlot { limit } => {
                 let message = format!("waits until fewer than {limit} runs of the pipeline are at work (maxConcurrentRuns)");
                 return self.waiting(status, "WaitingForSlot", message, LOOK_AGAIN);
@@ -299,6 +296,11 @@ impl Decider<'_> {
             }
             RunState::Cancelled => Some(self.cancelled(status.clone())),
         }
+    }
+
+    /// Another run works on the interval.
+    fn busy(&self, status: LakehouseRunStatus, run: &str) -> Step {
+        self.waiting(status, "IntervalBusy", format!("waits for run {run}, which works on the same interval"), LOOK_AGAIN)
     }
 
     /// Says why nothing happens, once; then waits.
