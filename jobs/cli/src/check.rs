@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use arrow::datatypes::SchemaRef;
 use chrono::Utc;
 use lakehouse_api::{LakehousePipeline, LakehousePipelineSpec, validate::validate};
-use lakehouse_contract::{Interval, ResolvedGold, ResolvedSilver, StoreLocation, TableRef, Work, resolve::Request, resolve::resolve};
+use lakehouse_contract::{
+    Interval, ResolvedGold, ResolvedSilver, StoreLocation, TableRef, Work, resolve::Request, resolve::resolve, schedule,
+};
 
 use crate::{
     execute::NAMESPACE,
@@ -100,6 +102,7 @@ fn shown(located: &Located) -> String {
 
 fn resolve_pipeline(bundle: &Bundle, pipeline: &LakehousePipeline, verdict: usize) -> Result<Compiled, String> {
     let lakehouse = bundle.lakehouse_of(pipeline)?;
+    schedule::check(&pipeline.spec).map_err(|error| error.to_string())?;
     let name = pipeline.metadata.name.clone().unwrap_or_default();
     let now = Utc::now();
     let interval = Interval::last_complete(pipeline.spec.interval, now);

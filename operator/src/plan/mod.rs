@@ -6,11 +6,17 @@
 //! | [`outcome`] | how an attempt ended, from its Job and pod |
 //! | [`admission`] | whether a run may start beside the others of its pipeline |
 //! | [`pipeline`] | whether a definition makes a run, its status, which revisions may go |
+//! | [`schedule`] | whether a time of a schedule makes a run, and when the next one does |
+//! | [`backfill`] | the next step of a backfill, and how far it is |
+//! | [`history`] | which finished runs may go |
 
 pub mod admission;
+pub mod backfill;
+pub mod history;
 pub mod outcome;
 pub mod pipeline;
 pub mod run;
+pub mod schedule;
 pub mod status;
 
 /// Something a person should hear about once: an event on the object, written after the status that says the same.
