@@ -1,5 +1,6 @@
 //! The commands, one module each.
 
+pub mod backfill;
 pub mod buckets;
 pub mod docs;
 pub mod doctor;
@@ -13,6 +14,7 @@ pub mod run;
 pub mod sql;
 pub mod status;
 pub mod submit;
+pub mod suspend;
 pub mod test;
 pub mod upload;
 pub mod validate;

@@ -2,7 +2,7 @@
 //!
 //! Each command is a module of [`commands`]. Behind them: [`manifests`] reads files, [`check`] finds every fault of a definition, [`runs`] keeps
 //! runs in the catalog database, [`execute`] carries one run through its stages and goes on where an interrupted one stopped; [`submit`] has a
-//! cluster do the work and waits for it. No other command talks to Kubernetes.
+//! cluster do the work and waits for it, and `backfill`, `suspend` and `resume` are its clients too. No other command talks to Kubernetes.
 
 pub mod check;
 pub mod commands;
@@ -47,6 +47,12 @@ enum Command {
     /// succeeded with the same key is the answer, and nothing is executed; otherwise the next one is made. So the same command goes on where a
     /// killed one stopped.
     Submit(commands::submit::SubmitArguments),
+    /// Have a cluster run a pipeline for a range of intervals; or, with `--dry-run`, say which.
+    Backfill(commands::backfill::BackfillArguments),
+    /// On a cluster: a pipeline's schedule, a backfill or a run makes nothing further until `resume`. What is at work ends.
+    Suspend(commands::suspend::SuspendArguments),
+    /// On a cluster: what was suspended goes on.
+    Resume(commands::suspend::SuspendArguments),
     /// Query the tables with SQL, read-only.
     Sql(commands::sql::SqlArguments),
     /// Put files of this machine where `files` sources find them.
@@ -99,6 +105,9 @@ async fn command() -> std::process::ExitCode {
     let outcome = match arguments.command {
         Command::Run(arguments) => Box::pin(commands::run::run(arguments)).await,
         Command::Submit(arguments) => Box::pin(commands::submit::run(arguments)).await,
+        Command::Backfill(arguments) => Box::pin(commands::backfill::run(arguments)).await,
+        Command::Suspend(arguments) => Box::pin(commands::suspend::run(arguments, true)).await,
+        Command::Resume(arguments) => Box::pin(commands::suspend::run(arguments, false)).await,
         Command::Sql(arguments) => Box::pin(commands::sql::run(arguments)).await,
         Command::Upload(arguments) => commands::upload::run(arguments).await,
         Command::Validate(arguments) => commands::validate::run(arguments).await,

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::ResourceExt;
-use kube_runtime::controller::Action;
+use kube_runtime::{controller::Action, reflector::ObjectRef};
 use lakehouse_api::{Lakehouse, LakehouseBackfill, LakehousePipeline, LakehouseRun, run::RunState};
 use lakehouse_contract::resolve;
 
@@ -27,6 +27,8 @@ const BREATHER: Duration = Duration::from_secs(1);
 
 pub(crate) async fn reconcile(cached: Arc<LakehouseBackfill>, context: Arc<Context>) -> Result<Action> {
     if cached.metadata.deletion_timestamp.is_some() || cached.status.as_ref().is_some_and(is_finished) {
+        // The receiver is gone only when the process ends.
+        let _ = context.backfilled.unbounded_send(ObjectRef::new(&cached.spec.pipeline).within(&context.namespace));
         return Ok(Action::await_change());
     }
     if !context.filled() {

@@ -19,7 +19,11 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use futures::{Stream, StreamExt, channel::mpsc::unbounded, future::ready};
+use futures::{
+    Stream, StreamExt,
+    channel::mpsc::{UnboundedSender, unbounded},
+    future::ready,
+};
 use k8s_openapi::api::batch::v1::Job;
 use kube::{Api, Client, Resource, ResourceExt};
 use kube_runtime::{
@@ -61,6 +65,8 @@ pub(crate) struct Context {
     own_jobs: Store<Job>,
     /// All backfills of the namespace; that of their controller.
     backfills: OnceLock<Store<LakehouseBackfill>>,
+    /// Pipelines to look at because one of their backfills ended: its runs may go now.
+    backfilled: UnboundedSender<ObjectRef<LakehousePipeline>>,
     /// Whether the caches hold what was there when the operator started.
     filled: AtomicBool,
 }
@@ -125,6 +131,7 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
     let (runs, runs_writer) = reflector::store();
     let (own_jobs, jobs_writer) = reflector::store();
     let (claims, freed) = Claims::new();
+    let (backfilled, of_backfill) = unbounded();
     let context = Arc::new(Context {
         events: Events::new(client.clone()),
         jobs: config.jobs.clone(),
@@ -132,6 +139,7 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
         runs,
         own_jobs,
         backfills: OnceLock::new(),
+        backfilled,
         filled: AtomicBool::new(false),
         client,
         namespace,
@@ -167,6 +175,7 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
             users.iter().map(|pipeline| ObjectRef::from_obj(pipeline.as_ref())).collect::<Vec<_>>()
         })
         .reconcile_on(of_run)
+        .reconcile_on(of_backfill)
         .with_config(settings.clone())
         .graceful_shutdown_on(shutdown.clone().wanted())
         .run(pipeline::reconcile, error::policy, Arc::clone(&context));
