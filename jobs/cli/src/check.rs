@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 use chrono::Utc;
-use lakehouse_api::{LakehousePipeline, LakehousePipelineSpec, validate::validate};
+use lakehouse_api::{LakehousePipeline, LakehousePipelineSpec, manifest::Object, validate::validate};
 use lakehouse_contract::{
-    Interval, ResolvedGold, ResolvedSilver, StoreLocation, TableRef, Work, resolve::Request, resolve::resolve, schedule,
+    Interval, ResolvedGold, ResolvedSilver, StoreLocation, TableRef, Work, backfill::Layout, resolve::Request, resolve::resolve, schedule,
 };
 
 use crate::{
@@ -71,6 +71,9 @@ pub async fn check(bundle: &Bundle) -> Checked {
                 Err(fault) => verdict.faults.push(fault),
             }
         }
+        if verdict.faults.is_empty() {
+            verdict.faults.extend(fault_of_backfill(bundle, located));
+        }
         verdicts.push(verdict);
     }
     let schemas = check_silver(&pipelines, &mut verdicts);
@@ -98,6 +101,14 @@ pub fn faults(bundle: &Bundle, verdicts: &[Verdict]) -> Vec<String> {
 
 fn shown(located: &Located) -> String {
     format!("{}: {} {}", located.file.display(), located.document.kind(), located.document.name())
+}
+
+/// What is wrong with a backfill of a pipeline that the files have.
+fn fault_of_backfill(bundle: &Bundle, located: &Located) -> Option<String> {
+    let Ok(Object::Backfill(backfill)) = located.document.object() else { return None };
+    let of = |(_, pipeline): &&(_, LakehousePipeline)| pipeline.metadata.name.as_deref() == Some(backfill.spec.pipeline.as_str());
+    let (_, pipeline) = bundle.pipelines.iter().find(of)?;
+    Layout::new(&backfill.spec, &pipeline.spec).err().map(|error| error.to_string())
 }
 
 fn resolve_pipeline(bundle: &Bundle, pipeline: &LakehousePipeline, verdict: usize) -> Result<Compiled, String> {

@@ -1,6 +1,11 @@
 //! `lakehouse backfill`: a range of intervals on a cluster, as a LakehouseBackfill; or, with `--dry-run`, the list of what it would run.
 
-use std::{collections::BTreeMap, io::Write, path::PathBuf, pin::pin};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    path::{Path, PathBuf},
+    pin::pin,
+};
 
 use clap::{Args, ValueEnum};
 use futures::StreamExt;
@@ -186,8 +191,8 @@ pub async fn run(arguments: BackfillArguments) -> Result<(), CliError> {
 }
 
 /// The one backfill of a file.
-fn read(file: &PathBuf) -> Result<LakehouseBackfill, CliError> {
-    let text = std::fs::read_to_string(file).map_err(|source| CliError::File { path: file.clone(), source })?;
+fn read(file: &Path) -> Result<LakehouseBackfill, CliError> {
+    let text = std::fs::read_to_string(file).map_err(|source| CliError::File { path: file.to_owned(), source })?;
     let refused = |message: String| SubmitError::Refused(format!("{}: {message}", file.display()));
     let mut found = Vec::new();
     for document in documents(&text).map_err(|error| refused(one_line(&error.to_string())))? {

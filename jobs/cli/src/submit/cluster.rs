@@ -187,7 +187,8 @@ impl Cluster {
     {
         let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
         let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-        let patched = self.ask(|| api.patch(name, &parameters, &Patch::Merge(patch))).await;
+        let patch = Patch::Merge(patch);
+        let patched = self.ask(|| api.patch(name, &parameters, &patch)).await;
         patched.map_err(|trouble| self.error(&format!("patch {} {name}", K::kind(&())), trouble))
     }
 
