@@ -416,6 +416,20 @@ fn a_cancelled_backfill_stops_its_runs() {
 }
 
 #[test]
+fn one_whose_pipeline_is_gone_can_be_cancelled() {
+    let mut world = World::new(lookback(), json!({}));
+    while world.step() {}
+    let active = world.active();
+    world.definition = Definition::Missing { reason: "PipelineNotFound", message: "there is no LakehousePipeline `p`".into() };
+    world.step();
+    assert_eq!((active.len(), world.phase().1.as_str()), (2, "PipelineNotFound"));
+    world.backfill.spec.state = RunState::Cancelled;
+    world.settle();
+    assert_eq!(world.phase(), ("False".into(), "Cancelled".into()));
+    assert!(active.iter().all(|run| world.runs[run].spec.state == RunState::Cancelled));
+}
+
+#[test]
 fn too_many_failures_stop_it() {
     let mut world = World::new(plain(), json!({"maxParallel": 1, "maxFailed": 1}));
     world.fail = failing_names(&world, &["b-2024-01-01", "b-2024-01-02", "b-2024-01-03"]);

@@ -135,7 +135,7 @@ impl World {
             }
             self.pipeline.status = Some(next);
         }
-        clock.wait(self.now)
+        clock.wait(self.now, self.now)
     }
 
     fn make(&mut self, due: Due) {
@@ -202,6 +202,17 @@ fn a_run_is_for_the_interval_that_its_time_means_however_late_it_is() {
     let run = build::scheduled_run(&world.pipeline, &Due { time: times[2], interval: world.runs.values().nth(2).unwrap().1 });
     assert_eq!(run.metadata.annotations.unwrap()[names::SCHEDULED_TIME], "2024-04-01T04:00:00Z");
     assert_eq!(run.metadata.labels.unwrap()[names::TRIGGER], "schedule");
+}
+
+#[test]
+fn a_time_that_comes_while_the_clock_is_read_is_not_slept_through() {
+    let mut world = World::new("daily", json!({"cron": "0 6 * * *"}), "2024-03-29T12:00:00Z");
+    world.look();
+    world.now = at("2024-03-30T05:59:59Z");
+    let clock = world.clock(world.pipeline.status.as_ref());
+    assert!(!clock.is_due(world.now));
+    assert_eq!(clock.wait(world.now, at("2024-03-30T05:59:59.400Z")), Some(std::time::Duration::from_millis(600)));
+    assert_eq!(clock.wait(world.now, at("2024-03-30T06:00:00.010Z")), Some(std::time::Duration::ZERO));
 }
 
 #[test]

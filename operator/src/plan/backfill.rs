@@ -152,8 +152,19 @@ pub fn decide(backfill: &LakehouseBackfill, observed: &Observed, now: DateTime<U
         return Step::Done;
     }
     let speaker = Speaker { backfill, now };
-    if backfill.spec.state == RunState::Cancelled && status.started_at.is_none() {
-        return speaker.finish(status, Verdict::new("False", "Cancelled", "cancelled before its start"));
+    if backfill.spec.state == RunState::Cancelled {
+        if status.started_at.is_none() {
+            return speaker.finish(status, Verdict::new("False", "Cancelled", "cancelled before its start"));
+        }
+        // Whatever became of the definition: what is at work is stopped.
+        let at_work = || observed.own.iter().filter(|run| !run.status.as_ref().is_some_and(finished));
+        if let Some(run) = at_work().find(|run| run.spec.state != RunState::Cancelled) {
+            return Step::Cancel { run: run.name_any() };
+        }
+        if !matches!(observed.definition, Definition::Known { .. }) {
+            let ended = at_work().next().is_none() && observed.made.is_empty();
+            return if ended { speaker.finish(status, Verdict::new("False", "Cancelled", "cancelled")) } else { Step::LookAgain };
+        }
     }
     let (revision, kept, definition, lakehouse, completed) = match observed.definition {
         Definition::Missing { reason, message } => {
@@ -193,9 +204,6 @@ pub fn decide(backfill: &LakehouseBackfill, observed: &Observed, now: DateTime<U
     let at_work = work.runs(State::Active).count();
     let most_failed = backfill.spec.max_failed.unwrap_or(MAX_FAILED);
     let verdict = if backfill.spec.state == RunState::Cancelled {
-        if let Some(run) = work.to_cancel() {
-            return Step::Cancel { run };
-        }
         if at_work == 0 {
             return speaker.finish(next, Verdict::new("False", "Cancelled", work.summary("cancelled")));
         }
@@ -373,10 +381,6 @@ impl<'a> Work<'a> {
         let refresh = [self.refresh_name()];
         let all = self.layout.intervals.iter().flat_map(|interval| self.layout.parts.iter().map(|part| self.name(interval, *part)));
         all.chain(refresh).filter(move |name| self.state_of(name) == state)
-    }
-
-    fn to_cancel(&self) -> Option<String> {
-        self.runs(State::Active).find(|name| self.own.get(name).is_some_and(|run| run.spec.state != RunState::Cancelled))
     }
 
     /// The intervals to be run, in order.

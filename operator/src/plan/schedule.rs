@@ -248,13 +248,13 @@ impl Clock {
         }
     }
 
-    /// How long until the next look.
-    pub fn wait(&self, now: DateTime<Utc>) -> Option<Duration> {
+    /// How long from `present` until the next look, where everything that was due at `now` is dealt with. What became due since is looked at at once.
+    pub fn wait(&self, now: DateTime<Utc>, present: DateTime<Utc>) -> Option<Duration> {
         if self.schedule.suspend {
             return None;
         }
         let next = self.next(now.max(self.begin()))?;
-        Some((next.time - now).to_std().unwrap_or_default().min(LONGEST_WAIT))
+        Some((next.time - present).to_std().unwrap_or_default().min(LONGEST_WAIT))
     }
 }
 

@@ -98,7 +98,7 @@ pub(super) async fn follow(pipeline: &LakehousePipeline, context: &Context, note
         }
     }
     let generation = pipeline.metadata.generation;
-    let wait = clock.wait(chrono::Utc::now());
+    let wait = clock.wait(now, chrono::Utc::now());
     Ok(Ok(Scheduled { enter: Box::new(move |status| clock.enter(status, said.clone(), generation, now)), wait }))
 }
 
