@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use clap::Args;
-use lakehouse_api::{LakehouseBackfill, LakehousePipeline, LakehouseRun};
+use lakehouse_api::{LakehouseBackfill, LakehousePipeline, LakehouseRun, run::RunState};
 use serde_json::json;
 
 use crate::{
@@ -54,28 +54,49 @@ impl FromStr for Object {
 /// [`CliError::Submit`], with its own exit codes.
 pub async fn run(arguments: SuspendArguments, suspend: bool) -> Result<(), CliError> {
     let cluster = Cluster::connect(&arguments.cluster).await?;
-    let state = json!({"spec": {"state": if suspend { "Suspended" } else { "Active" }}});
+    let state = if suspend { RunState::Suspended } else { RunState::Active };
     let shown = match &arguments.object {
-        Object::Pipeline(name) => {
-            let pipeline = cluster.pipeline(name).await?;
-            if pipeline.spec.trigger.as_ref().is_none_or(|trigger| trigger.schedule.is_none()) {
-                let message = format!("LakehousePipeline {name}: it has no spec.trigger.schedule: what makes its runs is elsewhere");
-                return Err(SubmitError::Refused(message).into());
-            }
-            // With the version that was read: a trigger that was changed meanwhile is not given a schedule.
-            let version = pipeline.metadata.resource_version;
-            let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"trigger": {"schedule": {"suspend": suspend}}}});
-            cluster.merge::<LakehousePipeline>(name, &patch).await?;
-            format!("lakehousepipeline.lakehouse.rs/{name}")
-        }
-        Object::Backfill(name) => {
-            cluster.merge::<LakehouseBackfill>(name, &state).await?;
-            format!("lakehousebackfill.lakehouse.rs/{name}")
-        }
+        Object::Pipeline(name) => of_pipeline(&cluster, name, suspend).await?,
+        Object::Backfill(name) => of_backfill(&cluster, name, state).await?,
         Object::Run(name) => {
-            cluster.merge::<LakehouseRun>(name, &state).await?;
-            format!("lakehouserun.lakehouse.rs/{name}")
+            cluster.merge::<LakehouseRun>(name, &json!({"spec": {"state": state}})).await?;
+            format!("lakehouserun.lakehouse.rs/{name} {}", word(state))
         }
     };
-    print(&format!("{shown} {}\n", if suspend { "suspended" } else { "resumed" }))
+    print(&format!("{shown}\n"))
+}
+
+const fn word(state: RunState) -> &'static str {
+    match state {
+        RunState::Active => "resumed",
+        RunState::Suspended => "suspended",
+        RunState::Cancelled => "cancelled",
+    }
+}
+
+/// Suspends or resumes the schedule of a pipeline; answers the line that says so.
+///
+/// # Errors
+/// [`SubmitError::Refused`] where there is no such pipeline, or it has no schedule; [`SubmitError::Unreachable`].
+pub async fn of_pipeline(cluster: &Cluster, name: &str, suspend: bool) -> Result<String, SubmitError> {
+    let pipeline = cluster.pipeline(name).await?;
+    if pipeline.spec.trigger.as_ref().is_none_or(|trigger| trigger.schedule.is_none()) {
+        let message = format!("LakehousePipeline {name}: it has no spec.trigger.schedule: what makes its runs is elsewhere");
+        return Err(SubmitError::Refused(message));
+    }
+    // With the version that was read: a trigger that was changed meanwhile is not given a schedule.
+    let version = pipeline.metadata.resource_version;
+    let patch = json!({"metadata": {"resourceVersion": version}, "spec": {"trigger": {"schedule": {"suspend": suspend}}}});
+    cluster.merge::<LakehousePipeline>(name, &patch).await?;
+    let state = if suspend { RunState::Suspended } else { RunState::Active };
+    Ok(format!("lakehousepipeline.lakehouse.rs/{name} {}", word(state)))
+}
+
+/// Asks for a state of a backfill; answers the line that says so.
+///
+/// # Errors
+/// [`SubmitError::Refused`] where there is no such backfill, or it was cancelled; [`SubmitError::Unreachable`].
+pub async fn of_backfill(cluster: &Cluster, name: &str, state: RunState) -> Result<String, SubmitError> {
+    cluster.merge::<LakehouseBackfill>(name, &json!({"spec": {"state": state}})).await?;
+    Ok(format!("lakehousebackfill.lakehouse.rs/{name} {}", word(state)))
 }
