@@ -8,7 +8,9 @@
 //! | [`lakehouse`] | `Lakehouse`: where data lives and who may reach what |
 //! | [`pipeline`] | `LakehousePipeline`: a definition, sources → silver tables → gold models |
 //! | [`run`] | `LakehouseRun`: one execution of a pipeline for one interval |
+//! | [`backfill`] | `LakehouseBackfill`: a range of intervals, cut into runs |
 
+pub mod backfill;
 pub mod common;
 pub mod lakehouse;
 pub mod lineage;
@@ -18,6 +20,7 @@ pub mod run;
 #[cfg(feature = "validate")]
 pub mod validate;
 
+pub use backfill::{LakehouseBackfill, LakehouseBackfillSpec, LakehouseBackfillStatus};
 pub use lakehouse::{Lakehouse, LakehouseSpec, LakehouseStatus};
 pub use pipeline::{LakehousePipeline, LakehousePipelineSpec, LakehousePipelineStatus};
 pub use run::{LakehouseRun, LakehouseRunSpec, LakehouseRunStatus};
@@ -36,6 +39,7 @@ pub fn all_crds() -> Vec<(&'static str, CustomResourceDefinition)> {
         ("lakehouses.yaml", Lakehouse::crd()),
         ("lakehousepipelines.yaml", LakehousePipeline::crd()),
         ("lakehouseruns.yaml", LakehouseRun::crd()),
+        ("lakehousebackfills.yaml", LakehouseBackfill::crd()),
     ]
 }
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{GROUP, Lakehouse, LakehousePipeline, LakehouseRun};
+use crate::{GROUP, Lakehouse, LakehouseBackfill, LakehousePipeline, LakehouseRun};
 
 /// One document of a manifest, not yet typed.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +23,8 @@ pub enum Object {
     Pipeline(Box<LakehousePipeline>),
     /// A LakehouseRun.
     Run(Box<LakehouseRun>),
+    /// A LakehouseBackfill.
+    Backfill(Box<LakehouseBackfill>),
     /// A core/v1 Secret; the laptop takes its `stringData` and `data`.
     Secret(Box<k8s_openapi::api::core::v1::Secret>),
 }
@@ -40,7 +42,7 @@ pub enum ManifestError {
     },
     /// The document is of a kind that does not belong here.
     #[error(
-        "document {ordinal}: kind `{kind}` of `{api_version}` is not known: expected Lakehouse, LakehousePipeline or LakehouseRun of lakehouse.rs/v1alpha1, or Secret of v1"
+        "document {ordinal}: kind `{kind}` of `{api_version}` is not known: expected Lakehouse, LakehousePipeline, LakehouseRun or LakehouseBackfill of lakehouse.rs/v1alpha1, or Secret of v1"
     )]
     Kind {
         /// Number of the document, from 1.
@@ -108,6 +110,9 @@ impl Document {
                 Ok(Object::Pipeline(Box::new(serde_json::from_value(value).map_err(shape)?)))
             }
             (version, "LakehouseRun") if version == ours => Ok(Object::Run(Box::new(serde_json::from_value(value).map_err(shape)?))),
+            (version, "LakehouseBackfill") if version == ours => {
+                Ok(Object::Backfill(Box::new(serde_json::from_value(value).map_err(shape)?)))
+            }
             ("v1", "Secret") => Ok(Object::Secret(Box::new(serde_json::from_value(value).map_err(shape)?))),
             (api_version, kind) => {
                 Err(ManifestError::Kind { ordinal: self.ordinal, kind: kind.to_owned(), api_version: api_version.to_owned() })

@@ -66,4 +66,8 @@ fn kubectl_get_tells_phase_interval_rows_and_age() {
         }
         assert!(columns.iter().any(|c| c == "Rows" || c == "Written"), "{kind}: {columns:?}");
     }
+    let backfill = columns("LakehouseBackfill");
+    for wanted in ["Phase", "Planned", "Succeeded", "Failed", "Remaining", "Estimated End", "Age"] {
+        assert!(backfill.iter().any(|c| c == wanted), "{backfill:?}");
+    }
 }

@@ -45,6 +45,13 @@ fn run() -> Value {
     })
 }
 
+fn backfill() -> Value {
+    json!({
+        "apiVersion": "lakehouse.rs/v1alpha1", "kind": "LakehouseBackfill", "metadata": {"name": "crypto-january"},
+        "spec": {"pipeline": "crypto", "range": {"start": "2024-01-01T00:00:00Z", "end": "2024-02-01T00:00:00Z"}}
+    })
+}
+
 /// `object` with the value at `pointer` replaced, or added to its parent.
 fn with(mut object: Value, pointer: &str, value: Value) -> Value {
     let (parent, name) = pointer.rsplit_once('/').unwrap();
@@ -64,9 +71,40 @@ fn refused(object: &Value, expected: &str) {
 
 #[test]
 fn good_manifests_are_accepted() {
-    for object in [lakehouse(), pipeline(), run()] {
+    for object in [lakehouse(), pipeline(), run(), backfill()] {
         assert_eq!(validate(&object), Vec::new());
     }
+}
+
+#[test]
+fn schedules_and_history_limits_have_bounds() {
+    let schedule = |more: Value| {
+        let mut schedule = json!({"cron": "0 6 * * *"});
+        schedule.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        with(pipeline(), "/spec/trigger", json!({"schedule": schedule}))
+    };
+    let all = json!({"timeZone": "Europe/Berlin", "concurrencyPolicy": "Forbid", "startingDeadline": "1h", "catchUp": {"max": 3}, "suspend": true});
+    assert_eq!(validate(&schedule(all)), Vec::new());
+    refused(&schedule(json!({"cron": ""})), "spec.trigger.schedule.cron");
+    refused(&schedule(json!({"concurrencyPolicy": "forbid"})), "supported values");
+    refused(&schedule(json!({"catchUp": {"max": 101}})), "must be at most 100");
+    refused(&schedule(json!({"startingDeadline": "soon"})), "spec.trigger.schedule.startingDeadline");
+    refused(&schedule(json!({"timezone": "UTC"})), "unknown field `timezone`");
+    refused(&with(pipeline(), "/spec/historyLimits", json!({"succeeded": -1})), "must be at least 0");
+    assert_eq!(validate(&with(pipeline(), "/spec/historyLimits", json!({"failed": 0}))), Vec::new());
+}
+
+#[test]
+fn a_backfill_is_about_intervals() {
+    refused(&with(backfill(), "/spec/range/end", json!("2024-01-01T00:00:00Z")), "start must be before end");
+    refused(&with(backfill(), "/spec/stages", json!(["maintenance"])), "maintenance is about tables");
+    refused(&with(backfill(), "/spec/stages", json!(["gold", "gold"])), "each once");
+    let refresh = with(with(backfill(), "/spec/stages", json!(["silver"])), "/spec/refresh", json!("Stale"));
+    refused(&refresh, "it is the gold stage that refreshes");
+    refused(&with(backfill(), "/spec/maxParallel", json!(0)), "must be at least 1");
+    refused(&with(backfill(), "/spec/order", json!("forward")), "supported values");
+    refused(&with(backfill(), "/spec/rerun", json!("Succeeded")), "supported values");
+    refused(&with(backfill(), "/metadata/name", json!("b".repeat(64))), "at most 63 characters");
 }
 
 #[test]
@@ -103,7 +141,9 @@ fn exactly_one_of_several() {
     refused(&with(pipeline(), "/spec/silver/0/write", json!({})), "exactly one of append, replaceInterval, merge, overwrite");
     let two = json!({"append": {}, "overwrite": {}});
     refused(&with(pipeline(), "/spec/silver/0/write", two), "exactly one of append, replaceInterval, merge, overwrite");
-    refused(&with(pipeline(), "/spec/trigger", json!({"onApply": {}, "external": {}})), "exactly one of onApply, external");
+    refused(&with(pipeline(), "/spec/trigger", json!({"onApply": {}, "external": {}})), "exactly one of onApply, schedule, external");
+    let schedule = json!({"onApply": {}, "schedule": {"cron": "@daily"}});
+    refused(&with(pipeline(), "/spec/trigger", schedule), "exactly one of onApply, schedule, external");
     let interval_and_start = json!({"onApply": {"interval": "current", "start": "2024-01-01T00:00:00Z"}});
     refused(&with(pipeline(), "/spec/trigger", interval_and_start), "not both");
     let rules = json!([{"name": "r", "row": "a > 0", "batch": "count(*) > 0", "otherwise": "fail"}]);

@@ -28,6 +28,13 @@ pub const DEFINITION: &str = "lakehouse.rs/definition";
 /// Label of a run made by the operator: the pipeline's generation that it was made for.
 pub const GENERATION: &str = "lakehouse.rs/generation";
 
+/// Label of a run made by the operator: what made it, such as [`SCHEDULE`].
+pub const TRIGGER: &str = "lakehouse.rs/trigger";
+/// Value of [`TRIGGER`]: a time of the pipeline's schedule.
+pub const SCHEDULE: &str = "schedule";
+/// Annotation of a run that a schedule made: the time of the schedule, RFC 3339. Not the time at which the run was made, which may be later.
+pub const SCHEDULED_TIME: &str = "lakehouse.rs/scheduled-time";
+
 /// First eight hexadecimal digits of a UID, as in the run's identity in the object store.
 fn short_uid(uid: &str) -> String {
     uid.chars().filter(|c| *c != '-').take(8).collect()
@@ -53,6 +60,27 @@ pub fn triggered_run(pipeline: &str, interval: &Interval, grain: IntervalGrain, 
     let hash = digest_json(&(pipeline, digest, generation));
     let suffix = format!("-{}-{}", interval.label(grain).to_lowercase(), &hash[..6]);
     format!("{}{suffix}", cut(pipeline, LONGEST - suffix.len()))
+}
+
+/// Name of the run that a schedule makes for an interval: `<pipeline>-<interval>-<hash6>`, at most 63 characters. Whoever makes it, and how often, makes
+/// the same one; a pipeline that was deleted and made again has others.
+pub fn scheduled_run(pipeline: &str, uid: &str, interval: &Interval, grain: IntervalGrain) -> String {
+    hashed(pipeline, &interval.label(grain).to_lowercase(), &digest_json(&(pipeline, uid, SCHEDULE)))
+}
+
+/// What makes the names of the runs of a backfill others than those of another backfill: of the same name, or of one that begins alike.
+pub fn backfill_digest(backfill: &str, uid: &str) -> String {
+    digest_json(&(backfill, uid))
+}
+
+/// Name of a run of a backfill: `<backfill>-<what>-<hash6>`, at most 63 characters. `what` is an interval, with the part of it that is run, if any.
+pub fn backfill_run(backfill: &str, digest: &str, what: &str) -> String {
+    hashed(backfill, what, digest)
+}
+
+fn hashed(name: &str, what: &str, digest: &str) -> String {
+    let suffix = format!("-{what}-{}", digest.get(..6).unwrap_or(digest));
+    format!("{}{suffix}", cut(name, LONGEST - suffix.len()))
 }
 
 #[cfg(test)]
@@ -95,6 +123,13 @@ mod tests {
             assert!(is_dns_label(&run), "{run}");
             assert_ne!(run, triggered_run(pipeline, &hour, IntervalGrain::Hourly, &"ab".repeat(32), 2));
             assert!(is_dns_label(&revision(pipeline, &"ab".repeat(32))));
+            let scheduled = scheduled_run(pipeline, UID, &hour, IntervalGrain::Hourly);
+            assert!(is_dns_label(&scheduled) && scheduled.contains("-2023-11-14t22-"), "{scheduled}");
+            assert_eq!(scheduled, scheduled_run(pipeline, UID, &hour, IntervalGrain::Hourly));
+            assert_ne!(scheduled, scheduled_run(pipeline, "another", &hour, IntervalGrain::Hourly));
+            let parts = ["2023-11-14t22-data", "2023-11-14t22-gold", "2023-11-14t22", "refresh"]
+                .map(|what| backfill_run(&"b".repeat(63), &backfill_digest("b", UID), what));
+            assert!(parts.iter().all(|name| is_dns_label(name)), "{parts:?}");
         }
     }
 }

@@ -15,6 +15,7 @@ COLLECTIONS = {
     "lakehouses": "apis/lakehouse.rs/v1alpha1",
     "lakehousepipelines": "apis/lakehouse.rs/v1alpha1",
     "lakehouseruns": "apis/lakehouse.rs/v1alpha1",
+    "lakehousebackfills": "apis/lakehouse.rs/v1alpha1",
     "controllerrevisions": "apis/apps/v1",
     "jobs": "apis/batch/v1",
     "configmaps": "api/v1",

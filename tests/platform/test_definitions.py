@@ -23,7 +23,7 @@ def expectation(file: Path) -> str:
 
 @pytest.mark.parametrize("file", REFUSED, ids=lambda f: f.stem)
 def test_a_refused_sample_is_refused_here_too(kubernetes: Kubernetes, file: Path) -> None:
-    """By the API server where schema or CEL say so, else by the Ready condition."""
+    """By the API server where schema or CEL say so, else by a condition."""
     documents = [d for d in yaml.safe_load_all(file.read_text()) if d]
     try:
         kubernetes.apply(*documents)
@@ -37,16 +37,19 @@ def test_a_refused_sample_is_refused_here_too(kubernetes: Kubernetes, file: Path
             or "must be no more than" in str(error)
         ), str(error)
         return
-    names = [d["metadata"]["name"] for d in documents if d["kind"] == "LakehousePipeline"]
+    kinds = {"LakehousePipeline": ("lhp", "Ready"), "LakehouseBackfill": ("lhb", "Succeeded")}
+    objects = [(*kinds[d["kind"]], d["metadata"]["name"]) for d in documents if d["kind"] in kinds]
+
+    def refusals() -> list[str]:
+        verdicts = [condition(kubernetes.get(kind, name), verdict) for kind, verdict, name in objects]
+        return [verdict["message"] for verdict in verdicts if verdict.get("status") == "False"]
+
     try:
-        for name in names:
-            ready = kubernetes.wait(
-                f"a verdict on {name}", lambda name=name: condition(kubernetes.get("lhp", name), "Ready"), 30
-            )
-            assert ready["status"] == "False", ready
-            assert expectation(file) in ready["message"], ready
+        messages = kubernetes.wait(f"a refusal of {file.name}", refusals, 30)
+        assert any(expectation(file) in message for message in messages), messages
     finally:
-        kubernetes.delete("lhp", *names)
+        for kind, _, name in objects:
+            kubernetes.delete(kind, name)
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "deploy").glob("*.yaml")), ids=lambda f: f.stem)

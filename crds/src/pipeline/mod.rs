@@ -2,6 +2,7 @@
 
 pub mod expectation;
 pub mod gold;
+pub mod history;
 pub mod http;
 pub mod jobs;
 pub mod maintenance;
@@ -10,6 +11,7 @@ pub mod scrape;
 pub mod silver;
 pub mod source;
 pub mod table;
+pub mod trigger;
 
 use std::collections::BTreeMap;
 
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::common::IntervalGrain;
 pub use expectation::{Bounds, Distribution, Expectation, Freshness, Otherwise, Quantile, References};
 pub use gold::{GoldModel, ModelTest, TestRow};
+pub use history::HistoryLimits;
 pub use http::{
     CursorPaging, CursorType, CursorValue, History, HttpSource, Incremental, LinkPaging, NextPaging, OffsetPaging, PagePaging, Paging,
 };
@@ -32,6 +35,7 @@ pub use scrape::{Robots, ScrapeField, ScrapeNext, ScrapePaging, ScrapeSource};
 pub use silver::{CastError, Column, Deduplicate, Keep, SilverTable, TimeUnit};
 pub use source::{ClickstreamSource, FileFormat, FilesSource, PulseSource, SensorStream, SensorsSource, Source};
 pub use table::{Append, Merge, Outside, Overwrite, ReplaceInterval, TableFormat, TableLayout, WriteMode};
+pub use trigger::{CatchUp, ConcurrencyPolicy, External, OnApply, OnApplyInterval, Schedule, Trigger};
 
 /// A medallion pipeline: what to fetch, how it becomes typed tables, which models are computed from them.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -52,6 +56,7 @@ pub use table::{Append, Merge, Outside, Overwrite, ReplaceInterval, TableFormat,
     printcolumn(name = "Rows", type_ = "integer", json_path = ".status.lastRun.rowsWritten"),
     printcolumn(name = "Stale", type_ = "integer", json_path = ".status.staleIntervals.count"),
     printcolumn(name = "Active", type_ = "integer", json_path = ".status.activeRuns"),
+    printcolumn(name = "Next", type_ = "string", json_path = ".status.nextScheduledTime"),
     printcolumn(name = "Last Run", type_ = "string", json_path = ".status.lastRun.name"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
@@ -64,7 +69,7 @@ pub struct LakehousePipelineSpec {
     /// The grain of one run: hourly, daily or monthly, in UTC.
     #[serde(default)]
     pub interval: IntervalGrain,
-    /// What makes runs. Default: external, that is Airflow, the CLI or a person.
+    /// What makes runs: `onApply`, `schedule` or `external`. Default: external, that is Airflow, the CLI or a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<Trigger>,
     /// Defaults for `{{ parameters.NAME }}` in sources; a run may replace them.
@@ -92,58 +97,21 @@ pub struct LakehousePipelineSpec {
     #[serde(default = "default_max_concurrent_runs")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_concurrent_runs: i32,
+    /// How many finished runs are kept. Default: 30 that succeeded and 10 that did not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history_limits: Option<HistoryLimits>,
 }
 
 fn default_max_concurrent_runs() -> i32 {
     4
 }
 
-/// What makes runs. Exactly one.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.onApply) != has(self.external)").message("trigger: give exactly one of onApply, external"))]
-pub struct Trigger {
-    /// One run per changed definition.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub on_apply: Option<OnApply>,
-    /// Runs are made by someone else: Airflow, the CLI, a person.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub external: Option<External>,
-}
-
-/// One run per changed definition.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("!has(self.start) || !has(self.interval)").message("onApply: give `interval` or `start`, not both"))]
-pub struct OnApply {
-    /// Which interval: `lastComplete` (the default) or `current`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub interval: Option<OnApplyInterval>,
-    /// The interval that contains this instant instead, RFC 3339.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start: Option<DateTime<Utc>>,
-}
-
-/// Which interval an applied definition runs for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub enum OnApplyInterval {
-    /// The newest interval that has ended.
-    #[default]
-    LastComplete,
-    /// The interval that contains now; it is not complete.
-    Current,
-}
-
-/// Runs are made by someone else.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
-pub struct External {}
-
 /// What the operator says of a definition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct LakehousePipelineStatus {
-    /// `Ready`: the definition is valid and its Lakehouse exists.
+    /// `Ready`: the definition is valid and its Lakehouse exists. With `trigger.schedule` also `Scheduled`: `False` while times of the schedule were left
+    /// out, or cannot have their run.
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
     /// The generation these conditions speak of.
@@ -163,6 +131,31 @@ pub struct LakehousePipelineStatus {
     /// What the gold stage that ended last found stale. Absent: no gold stage has said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stale_intervals: Option<StaleStatus>,
+    /// Intervals for which a run completed the last stage of the definition, joined where they touch; the newest 32 stretches. It outlives the runs.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub completed_intervals: Vec<crate::run::RunInterval>,
+    /// The schedule that the two times below belong to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub schedule: Option<ObservedSchedule>,
+    /// The newest time of the schedule that was dealt with: its run was made, or was there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_scheduled_time: Option<DateTime<Utc>>,
+    /// When the schedule makes its next run. Absent while it is suspended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_scheduled_time: Option<DateTime<Utc>>,
+}
+
+/// A schedule as the operator follows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ObservedSchedule {
+    /// Its `cron`.
+    pub cron: String,
+    /// Its `timeZone`.
+    pub time_zone: String,
+    /// When the operator first saw it: times before are none of its.
+    pub since: DateTime<Utc>,
 }
 
 /// Intervals of gold models to be computed again: a run with `stages: [gold]` for one of them, or with `refresh: Stale`, does.

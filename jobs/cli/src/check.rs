@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use arrow::datatypes::SchemaRef;
 use chrono::Utc;
-use lakehouse_api::{LakehousePipeline, LakehousePipelineSpec, validate::validate};
-use lakehouse_contract::{Interval, ResolvedGold, ResolvedSilver, StoreLocation, TableRef, Work, resolve::Request, resolve::resolve};
+use lakehouse_api::{LakehousePipeline, LakehousePipelineSpec, manifest::Object, validate::validate};
+use lakehouse_contract::{
+    Interval, ResolvedGold, ResolvedSilver, StoreLocation, TableRef, Work, backfill::Layout, resolve::Request, resolve::resolve, schedule,
+};
 
 use crate::{
     execute::NAMESPACE,
@@ -69,6 +71,9 @@ pub async fn check(bundle: &Bundle) -> Checked {
                 Err(fault) => verdict.faults.push(fault),
             }
         }
+        if verdict.faults.is_empty() {
+            verdict.faults.extend(fault_of_backfill(bundle, located));
+        }
         verdicts.push(verdict);
     }
     let schemas = check_silver(&pipelines, &mut verdicts);
@@ -98,8 +103,17 @@ fn shown(located: &Located) -> String {
     format!("{}: {} {}", located.file.display(), located.document.kind(), located.document.name())
 }
 
+/// What is wrong with a backfill of a pipeline that the files have.
+fn fault_of_backfill(bundle: &Bundle, located: &Located) -> Option<String> {
+    let Ok(Object::Backfill(backfill)) = located.document.object() else { return None };
+    let of = |(_, pipeline): &&(_, LakehousePipeline)| pipeline.metadata.name.as_deref() == Some(backfill.spec.pipeline.as_str());
+    let (_, pipeline) = bundle.pipelines.iter().find(of)?;
+    Layout::new(&backfill.spec, &pipeline.spec).err().map(|error| error.to_string())
+}
+
 fn resolve_pipeline(bundle: &Bundle, pipeline: &LakehousePipeline, verdict: usize) -> Result<Compiled, String> {
     let lakehouse = bundle.lakehouse_of(pipeline)?;
+    schedule::check(&pipeline.spec).map_err(|error| error.to_string())?;
     let name = pipeline.metadata.name.clone().unwrap_or_default();
     let now = Utc::now();
     let interval = Interval::last_complete(pipeline.spec.interval, now);

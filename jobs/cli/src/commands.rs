@@ -1,5 +1,6 @@
 //! The commands, one module each.
 
+pub mod backfill;
 pub mod buckets;
 pub mod completions;
 pub mod docs;
@@ -20,6 +21,7 @@ pub mod sql;
 pub mod state;
 pub mod status;
 pub mod submit;
+pub mod suspend;
 pub mod test;
 pub mod upload;
 pub mod validate;

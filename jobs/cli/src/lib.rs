@@ -2,7 +2,7 @@
 //!
 //! Each command is a module of [`commands`]. Behind them: [`manifests`] reads files, [`check`] finds every fault of a definition, [`runs`] keeps
 //! runs in the catalog database, [`execute`] carries one run through its stages and goes on where an interrupted one stopped; [`submit`] is
-//! behind the commands that talk to a cluster: `submit`, `get`, `logs`, `events`, `retry`, `suspend`, `resume` and `cancel`.
+//! behind the commands that talk to a cluster: `submit`, `backfill`, `get`, `logs`, `events`, `retry`, `suspend`, `resume` and `cancel`.
 
 pub mod check;
 pub mod commands;
@@ -48,6 +48,8 @@ enum Command {
     /// succeeded with the same key is the answer, and nothing is executed; otherwise the next one is made. So the same command goes on where a
     /// killed one stopped.
     Submit(commands::submit::SubmitArguments),
+    /// Have a cluster run a pipeline for a range of intervals; or, with `--dry-run`, say which.
+    Backfill(commands::backfill::BackfillArguments),
     /// What a cluster has and does: pipelines, runs, and of one run its stages and tables.
     Get(commands::get::GetArguments),
     /// What the stages of a run said, on a cluster or on this machine.
@@ -56,7 +58,7 @@ enum Command {
     Events(commands::events::EventsArguments),
     /// Make a new run for one on a cluster that failed, from the failed stage on. With the pipeline's present definition.
     Retry(commands::retry::RetryArguments),
-    /// On a cluster: begin nothing new; what is at work ends.
+    /// On a cluster: a pipeline's schedule, a backfill or a run makes nothing further until `resume`. What is at work ends.
     Suspend(commands::state::StateArguments),
     /// On a cluster: go on with what was suspended.
     Resume(commands::state::StateArguments),
@@ -126,6 +128,7 @@ async fn command() -> std::process::ExitCode {
     let outcome = match arguments.command {
         Command::Run(arguments) => Box::pin(commands::run::run(arguments)).await,
         Command::Submit(arguments) => Box::pin(commands::submit::run(arguments)).await,
+        Command::Backfill(arguments) => Box::pin(commands::backfill::run(arguments)).await,
         Command::Get(arguments) => Box::pin(commands::get::run(arguments)).await,
         Command::Logs(arguments) => Box::pin(commands::logs::run(arguments)).await,
         Command::Events(arguments) => Box::pin(commands::events::run(arguments)).await,

@@ -83,7 +83,7 @@ impl Bundle {
                     self.secrets.insert(located.document.name().to_owned(), *secret);
                     continue;
                 }
-                Ok(Object::Run(_)) => {}
+                Ok(Object::Run(_) | Object::Backfill(_)) => {}
                 // A field of the wrong type: the schema says more about it than the parser of our types, unless it has nothing to say.
                 Err(error) if lakehouse_api::validate::validate(&located.document.value).is_empty() => {
                     self.unreadable.push(format!("{}: {}", file.display(), one_line(&error.to_string())));

@@ -5,10 +5,12 @@
 //! form from the termination message; the laptop runner passes both in memory. So a laptop run and a cluster run
 //! cannot differ.
 
+pub mod backfill;
 pub mod columns;
 pub mod env;
 pub mod expectations;
 pub mod failure;
+pub mod history;
 pub mod interval;
 pub mod keys;
 pub mod lineage;
@@ -17,6 +19,7 @@ pub mod names;
 pub mod progress;
 pub mod report;
 pub mod resolve;
+pub mod schedule;
 pub mod spec;
 pub mod template;
 pub mod token;

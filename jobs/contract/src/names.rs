@@ -3,6 +3,9 @@
 /// Label: name of the pipeline.
 pub const PIPELINE_LABEL: &str = "lakehouse.rs/pipeline";
 
+/// Label of a run: name of the backfill that it belongs to.
+pub const BACKFILL_LABEL: &str = "lakehouse.rs/backfill";
+
 /// Longest name of a run, and of a Job (whose pods carry it as a label), in bytes.
 pub const LONGEST: usize = 63;
 

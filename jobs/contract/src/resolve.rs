@@ -9,7 +9,7 @@ use lakehouse_api::{
     LakehousePipelineSpec, LakehouseSpec,
     common::{HumanDuration, IntervalGrain, Stage},
     lineage::LineageSettings,
-    pipeline::{FileFormat, Maintenance, SilverTable, Source},
+    pipeline::{FileFormat, History, Maintenance, SilverTable, Source},
     run::Refresh,
 };
 use lakehouse_html::RuleError;
@@ -21,6 +21,7 @@ use crate::{
     expectations::{self, Fault},
     interval::InvalidInterval,
     keys::RunId,
+    schedule::{self, InvalidSchedule},
     spec::{Decode, ResolvedGold, ResolvedSilver, RunRef, SilverInput, StageSpec, StoreLocation, Work, default_max_record_bytes},
     template::{TemplateError, values},
     token::digest_json,
@@ -193,6 +194,9 @@ pub enum ResolveError {
         /// What is wrong.
         error: url::ParseError,
     },
+    /// A schedule without times.
+    #[error(transparent)]
+    Schedule(#[from] InvalidSchedule),
     /// A stage that the definition has nothing for.
     #[error("stages: the pipeline has no {0} stage")]
     NoSuchStage(Stage),
@@ -243,7 +247,7 @@ pub fn resolve(definition: &LakehousePipelineSpec, lakehouse: &LakehouseSpec, re
     Ok(specs)
 }
 
-/// Checks all of a definition that does not depend on a run: every stage resolves for the interval that contains `now`.
+/// Checks all of a definition that does not depend on a run: its schedule has times, and every stage resolves for the last complete interval.
 ///
 /// # Errors
 /// As [`resolve`].
@@ -253,6 +257,7 @@ pub fn check(
     lakehouse: &LakehouseSpec,
     now: DateTime<Utc>,
 ) -> Result<(), ResolveError> {
+    schedule::check(definition)?;
     let request = Request {
         pipeline: pipeline.to_owned(),
         namespace: "check".to_owned(),
@@ -269,8 +274,22 @@ pub fn check(
     resolve(definition, lakehouse, &request).map(drop)
 }
 
+/// Whether the definition has a source that cannot be asked for an interval which has been over for long: `history: none`, on a connection without
+/// an archive.
+pub fn knows_only_now(definition: &LakehousePipelineSpec, lakehouse: &LakehouseSpec) -> bool {
+    let archived = |name: &str| lakehouse.connections.iter().any(|connection| connection.name == name && connection.archive.is_some());
+    definition.ingest.iter().any(|source| {
+        let http = source.http.as_ref().map(|http| (http.history, &http.connection));
+        let asked = http.or_else(|| source.scrape.as_ref().map(|scrape| (scrape.history, &scrape.connection)));
+        asked.is_some_and(|(history, connection)| history == History::None && !archived(connection))
+    })
+}
+
 /// The stages that the definition has something for, in order; `wanted` empty means those of [`Stage::DEFAULT`].
-fn stages(definition: &LakehousePipelineSpec, wanted: &[Stage]) -> Result<Vec<Stage>, ResolveError> {
+///
+/// # Errors
+/// [`ResolveError::NoSuchStage`].
+pub fn stages(definition: &LakehousePipelineSpec, wanted: &[Stage]) -> Result<Vec<Stage>, ResolveError> {
     let has = |stage: &Stage| match stage {
         Stage::Ingest => true,
         Stage::Silver => !definition.silver.is_empty(),

@@ -13,7 +13,7 @@ use lakehouse_contract::Stage;
 pub use config_map::config_map;
 pub use job::{job, matched_rule, memory_limit};
 pub use revision::{definition_of, digest, revision};
-pub use run::triggered_run;
+pub use run::{backfill_run, scheduled_run, triggered_run};
 
 use crate::{config::JobConfig, names};
 use lakehouse_api::{LakehouseSpec, pipeline::jobs::EffectiveSettings};

@@ -1,5 +1,6 @@
 //! Thin shells around [`crate::plan`] and [`crate::build`]: observe, decide, apply. One controller per kind and namespace.
 
+mod backfill;
 mod error;
 mod events;
 mod lakehouse;
@@ -7,17 +8,22 @@ mod pipeline;
 mod run;
 
 use std::{
+    collections::BTreeSet,
     fmt::Debug,
     hash::Hash,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
 use chrono::{DateTime, Utc};
-use futures::{Stream, StreamExt, future::ready};
+use futures::{
+    Stream, StreamExt,
+    channel::mpsc::{UnboundedSender, unbounded},
+    future::ready,
+};
 use k8s_openapi::api::batch::v1::Job;
 use kube::{Api, Client, Resource, ResourceExt};
 use kube_runtime::{
@@ -26,13 +32,15 @@ use kube_runtime::{
     reflector::{self, ObjectRef, Store},
     watcher,
 };
-use lakehouse_api::{Lakehouse, LakehousePipeline, LakehouseRun};
+use lakehouse_api::{Lakehouse, LakehouseBackfill, LakehousePipeline, LakehouseRun};
+use lakehouse_contract::names::BACKFILL_LABEL;
 use serde::{Serialize, de::DeserializeOwned};
 
 pub use error::{Error, Result};
 
 use crate::{
     Config, JobConfig, conditions, names,
+    plan::backfill::is_finished,
     runtime::{Telling, health::Health, metrics::Caches, shutdown::Shutdown},
 };
 use events::Events;
@@ -56,7 +64,11 @@ pub(crate) struct Context {
     runs: Store<LakehouseRun>,
     /// All Jobs of the namespace that the operator made.
     own_jobs: Store<Job>,
-    /// Whether both caches hold what was there when the operator started.
+    /// All backfills of the namespace; that of their controller.
+    backfills: OnceLock<Store<LakehouseBackfill>>,
+    /// Pipelines to look at because one of their backfills ended: its runs may go now.
+    backfilled: UnboundedSender<ObjectRef<LakehousePipeline>>,
+    /// Whether the caches hold what was there when the operator started.
     filled: AtomicBool,
 }
 
@@ -75,6 +87,23 @@ impl Context {
     /// would keep their places in the controller for ever.
     fn filled(&self) -> bool {
         self.filled.load(Ordering::Acquire)
+    }
+
+    fn backfills(&self) -> Vec<Arc<LakehouseBackfill>> {
+        self.backfills.get().map(Store::state).unwrap_or_default()
+    }
+
+    /// Names of the backfills whose outcome is not known.
+    fn unfinished_backfills(&self) -> BTreeSet<String> {
+        let unfinished = |backfill: &&Arc<LakehouseBackfill>| !backfill.status.as_ref().is_some_and(is_finished);
+        self.backfills().iter().filter(unfinished).map(|backfill| backfill.name_any()).collect()
+    }
+
+    /// Names of the ControllerRevisions that unfinished backfills of a pipeline execute.
+    fn definitions_of_backfills(&self, pipeline: &str) -> Vec<String> {
+        let backfills = self.backfills();
+        let of = backfills.iter().filter(|backfill| backfill.spec.pipeline == pipeline).filter_map(|backfill| backfill.status.as_ref());
+        of.filter(|status| !is_finished(status)).filter_map(|status| status.definition.clone()).collect()
     }
 
     /// The runs of a pipeline, as the cache has them.
@@ -103,6 +132,7 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
     let (runs, runs_writer) = reflector::store();
     let (own_jobs, jobs_writer) = reflector::store();
     let (claims, freed) = Claims::new();
+    let (backfilled, of_backfill) = unbounded();
     let context = Arc::new(Context {
         events: Events::new(client.clone()),
         jobs: config.jobs.clone(),
@@ -110,6 +140,8 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
         telling,
         runs,
         own_jobs,
+        backfills: OnceLock::new(),
+        backfilled,
         filled: AtomicBool::new(false),
         client,
         namespace,
@@ -138,7 +170,15 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
         pipelines: known.clone(),
         lakehouses: known_lakehouses,
     });
-    let of_run = changed_runs.map(|run| ObjectRef::new(&run.spec.pipeline).within(run.metadata.namespace.as_deref().unwrap_or_default()));
+    let (to_backfills, of_backfills) = unbounded();
+    let of_run = changed_runs.map(move |run| {
+        let namespace = run.metadata.namespace.as_deref().unwrap_or_default();
+        if let Some(backfill) = run.labels().get(BACKFILL_LABEL) {
+            // The receiver is gone only when the process ends.
+            let _ = to_backfills.unbounded_send(ObjectRef::new(backfill).within(namespace));
+        }
+        ObjectRef::new(&run.spec.pipeline).within(namespace)
+    });
     let pipelines = pipelines
         .watches(context.api::<Lakehouse>(), every.clone(), move |lakehouse: Lakehouse| {
             let name = lakehouse.name_any();
@@ -146,6 +186,7 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
             users.iter().map(|pipeline| ObjectRef::from_obj(pipeline.as_ref())).collect::<Vec<_>>()
         })
         .reconcile_on(of_run)
+        .reconcile_on(of_backfill)
         .with_config(settings.clone())
         .graceful_shutdown_on(shutdown.clone().wanted())
         .run(
@@ -155,6 +196,16 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
             error::policy,
             Arc::clone(&context),
         );
+
+    let backfills = Controller::new(context.api::<LakehouseBackfill>(), every.clone());
+    let all_backfills = backfills.store();
+    // Nobody else sets it.
+    let _ = context.backfills.set(all_backfills.clone());
+    let backfills = backfills.reconcile_on(of_backfills).with_config(settings.clone()).graceful_shutdown_on(shutdown.clone().wanted()).run(
+        |it, context: Arc<Context>| context.telling.metrics.clone().reconciliation("LakehouseBackfill", backfill::reconcile(it, context)),
+        error::policy,
+        Arc::clone(&context),
+    );
 
     let of_job = changed_jobs.filter_map(|job| {
         let name = job.metadata.labels.as_ref().and_then(|labels| labels.get(names::RUN));
@@ -173,13 +224,22 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
 
     let filled = async {
         // A writer that is gone means that the controllers ended.
-        if context.runs.wait_until_ready().await.is_ok() && context.own_jobs.wait_until_ready().await.is_ok() {
+        if context.runs.wait_until_ready().await.is_ok()
+            && context.own_jobs.wait_until_ready().await.is_ok()
+            && all_backfills.wait_until_ready().await.is_ok()
+        {
             context.filled.store(true, Ordering::Release);
             health.namespace_ready();
             tracing::info!(namespace = context.namespace, "caches are filled");
         }
     };
-    tokio::join!(drain("Lakehouse", lakehouses), drain("LakehousePipeline", pipelines), drain("LakehouseRun", runs), filled);
+    tokio::join!(
+        drain("Lakehouse", lakehouses),
+        drain("LakehousePipeline", pipelines),
+        drain("LakehouseRun", runs),
+        drain("LakehouseBackfill", backfills),
+        filled
+    );
 }
 
 /// Objects that appeared, changed or went, with backoff where the watch fails.

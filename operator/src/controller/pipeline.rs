@@ -1,21 +1,25 @@
-//! `LakehousePipeline`: checks the definition, keeps its revisions, makes the run of `trigger.onApply`, sums up its runs.
+//! `LakehousePipeline`: checks the definition, keeps its revisions, makes the runs of `trigger`, sums up its runs, deletes those beyond its limits.
+
+mod schedule;
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{
     ResourceExt,
-    api::{DeleteParams, ListParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use kube_runtime::controller::Action;
 use lakehouse_api::{Lakehouse, LakehousePipeline, LakehouseRun};
 use lakehouse_contract::resolve;
+use serde_json::json;
 
 use super::{Context, Error, Result, UNTIL_FILLED, now, replace_status};
 use crate::{
     build, conditions, names,
     plan::{
         Note,
+        history::expired,
         pipeline::{Finding, READY, handled, prunable, run_interval, status},
     },
 };
@@ -37,8 +41,22 @@ pub(crate) async fn reconcile(pipeline: Arc<LakehousePipeline>, context: Arc<Con
             finding = Finding::RunRefused(refused);
         }
     }
+    let scheduled = match &finding {
+        Finding::Valid(_) => match schedule::follow(&pipeline, &context, &mut notes).await? {
+            Ok(scheduled) => Some(scheduled),
+            Err(refused) => {
+                finding = Finding::RunRefused(refused);
+                None
+            }
+        },
+        _ => None,
+    };
     let runs = context.runs_of(&pipeline.name_any());
-    let next = status(&pipeline, &finding, runs.iter().map(AsRef::as_ref), now());
+    let mut next = status(&pipeline, &finding, runs.iter().map(AsRef::as_ref), now());
+    if let Some(scheduled) = &scheduled {
+        scheduled.enter(&mut next);
+    }
+    let unchanged = pipeline.status.as_ref() == Some(&next);
     if pipeline.status.as_ref() != Some(&next) {
         notes.extend(news(&pipeline, &next.conditions));
         let changed = LakehousePipeline { status: Some(next), ..pipeline.as_ref().clone() };
@@ -51,8 +69,13 @@ pub(crate) async fn reconcile(pipeline: Arc<LakehousePipeline>, context: Arc<Con
             prune(&context, &pipeline, &revision).await?;
         }
     }
+    // What is deleted is in the status before: its interval stays known.
+    if unchanged {
+        delete_expired(&context, &pipeline, runs.iter().map(AsRef::as_ref)).await?;
+    }
     Ok(match finding {
-        Finding::Valid(_) | Finding::Invalid(_) | Finding::LakehouseNotFound(_) => Action::await_change(),
+        Finding::Valid(_) => scheduled.and_then(|scheduled| scheduled.wait).map_or(Action::await_change(), Action::requeue),
+        Finding::Invalid(_) | Finding::LakehouseNotFound(_) => Action::await_change(),
         // The name may become free.
         Finding::RunRefused(_) => Action::requeue(super::AFTER_ERROR),
     })
@@ -109,20 +132,61 @@ async fn trigger(pipeline: &LakehousePipeline, context: &Context, notes: &mut Ve
     if made.iter().any(|run| build::is_owned_by(&run.metadata, &uid)) {
         return Ok(Ok(()));
     }
-    match api.create(&parameters(), &run).await.map_err(Error::api("create LakehouseRun", &name)) {
-        Ok(_) => {
+    match create_once(context, &run, &uid).await? {
+        Ok(true) => {
             notes.push(Note::normal("RunCreated", name.clone(), format!("Pipeline {}: made run {name}", pipeline.name_any())));
             Ok(Ok(()))
         }
+        Ok(false) => Ok(Ok(())),
+        Err(taken) => Ok(Err(taken)),
+    }
+}
+
+/// Makes a run once: one of its name that has the same owner is the same run. Answers whether it was made now; the inner error is that its name is taken.
+pub(super) async fn create_once(context: &Context, run: &LakehouseRun, owner: &str) -> Result<Result<bool, String>> {
+    let api = context.api::<LakehouseRun>();
+    let name = run.name_any();
+    match api.create(&parameters(), run).await.map_err(Error::api("create LakehouseRun", &name)) {
+        Ok(_) => Ok(Ok(true)),
         Err(error) if error.is_already_exists() => {
             let there = api.get_metadata_opt(&name).await.map_err(Error::api("read LakehouseRun", &name))?;
             Ok(match there {
-                Some(run) if build::is_owned_by(&run.metadata, &uid) => Ok(()),
-                _ => Err(format!("LakehouseRun {name} exists and does not belong to this pipeline: delete it, or make a run yourself")),
+                Some(run) if build::is_owned_by(&run.metadata, owner) => Ok(false),
+                _ => Err(format!("LakehouseRun {name} exists and belongs to something else: delete it, or make a run yourself")),
             })
         }
         Err(error) => Err(error),
     }
+}
+
+/// Has a run cancelled: this very one, by its UID.
+pub(super) async fn cancel(context: &Context, name: &str, uid: &str) -> Result<()> {
+    let patch = json!({"metadata": {"uid": uid}, "spec": {"state": "Cancelled"}});
+    let parameters = PatchParams { field_manager: Some(names::MANAGER.to_owned()), ..PatchParams::default() };
+    let patched = context.api::<LakehouseRun>().patch(name, &parameters, &Patch::Merge(&patch)).await;
+    match patched.map_err(Error::api("cancel LakehouseRun", name)) {
+        Err(error) if !error.is_not_found() && !error.is_conflict() => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Deletes runs beyond the limits of the pipeline, some at a time: each deletion is a change of which the next reconciliation comes.
+async fn delete_expired<'a>(
+    context: &Context,
+    pipeline: &LakehousePipeline,
+    runs: impl Iterator<Item = &'a LakehouseRun> + Clone,
+) -> Result<()> {
+    for run in expired(pipeline, runs, &context.unfinished_backfills()) {
+        let mut parameters = DeleteParams::background();
+        parameters.preconditions = Some(Preconditions { uid: Some(run.uid), resource_version: None });
+        let deleted = context.api::<LakehouseRun>().delete(&run.name, &parameters).await;
+        match deleted.map_err(Error::api("delete LakehouseRun", &run.name)) {
+            // It went, or another one has its name.
+            Err(error) if !error.is_not_found() && !error.is_conflict() => return Err(error),
+            _ => tracing::info!(run = run.name, pipeline = pipeline.name_any(), "deleted a run beyond historyLimits"),
+        }
+    }
+    Ok(())
 }
 
 /// Deletes old revisions that nothing refers to.
@@ -143,6 +207,7 @@ async fn prune(context: &Context, pipeline: &LakehousePipeline, current: &str) -
             [pinned, run.status.as_ref().and_then(|status| status.definition.clone())]
         })
         .flatten()
+        .chain(context.definitions_of_backfills(&name))
         .collect();
     for old in prunable(own, current, &referred) {
         match revisions.delete(&old, &DeleteParams::default()).await.map_err(Error::api("delete ControllerRevision", &old)) {

@@ -8,13 +8,19 @@
 //! | [`admission`] | whether a run may start beside the others of its pipeline |
 //! | [`inputs`] | whether a run may retry another one, and whose bronze it reads |
 //! | [`pipeline`] | whether a definition makes a run, its status, which revisions may go |
+//! | [`schedule`] | whether a time of a schedule makes a run, and when the next one does |
+//! | [`backfill`] | the next step of a backfill, and how far it is |
+//! | [`history`] | which finished runs may go |
 
 pub mod admission;
+pub mod backfill;
+pub mod history;
 pub mod inputs;
 pub mod outcome;
 pub mod pipeline;
 pub mod retry;
 pub mod run;
+pub mod schedule;
 pub mod status;
 
 /// Something a person should hear about once: an event on the object, written after the status that says the same.

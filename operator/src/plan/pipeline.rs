@@ -7,12 +7,12 @@ use lakehouse_api::{
     LakehousePipeline, LakehouseRun,
     pipeline::{LakehousePipelineStatus, LastRun, OnApplyInterval, StaleStatus},
 };
-use lakehouse_contract::{Interval, Stage};
+use lakehouse_contract::{Interval, Stage, history};
 
 use super::status::{finished, phase, succeeded};
 use crate::conditions::{self, Verdict, instant};
 
-/// Type of a pipeline's one condition.
+/// Type of the condition that says whether a definition can be executed.
 pub const READY: &str = "Ready";
 /// Revisions that no run refers to, kept beside the current one.
 const KEPT_REVISIONS: usize = 10;
@@ -88,6 +88,9 @@ pub fn status<'a>(
         && status.stale_intervals.as_ref().is_none_or(|known| known.observed_at <= said.observed_at)
     {
         status.stale_intervals = Some(said);
+    }
+    for run in runs.clone().filter(|run| history::completes(run, &pipeline.spec)) {
+        history::complete(&mut status.completed_intervals, &run.spec.interval);
     }
     let done = runs.filter(|run| succeeded(&state(run)) && !only_maintains(run)).map(|run| run.spec.interval.start).max();
     status.last_succeeded_interval = status.last_succeeded_interval.max(done);

@@ -6,6 +6,7 @@ use clap::Args;
 use kube::ResourceExt;
 use lakehouse_api::run::RunState;
 
+use super::suspend::{of_backfill, of_pipeline, word};
 use crate::{
     CliError, print,
     submit::{
@@ -14,6 +15,8 @@ use crate::{
         outcome::{end, phase},
     },
 };
+
+const EXPECTED: &str = "write pipeline/NAME, backfill/NAME or run/NAME";
 
 /// What is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,10 +29,21 @@ pub enum Wanted {
     Cancelled,
 }
 
+impl Wanted {
+    const fn state(self) -> RunState {
+        match self {
+            Self::Suspended => RunState::Suspended,
+            Self::Active => RunState::Active,
+            Self::Cancelled => RunState::Cancelled,
+        }
+    }
+}
+
 /// Options of `suspend`, `resume` and `cancel`.
 #[derive(Debug, Args)]
+#[command(after_help = "Exit status: 0 done, 2 refused, 3 the cluster does not answer.")]
 pub struct StateArguments {
-    /// Kind and name, such as run/crypto-2024-01-01.
+    /// What: pipeline/NAME (its schedule), backfill/NAME or run/NAME; or with the short names lhp, lhb, lhr.
     #[arg(value_name = "KIND/NAME")]
     target: Target,
     #[command(flatten)]
@@ -41,16 +55,23 @@ pub struct StateArguments {
 pub enum Target {
     /// A LakehouseRun.
     Run(String),
+    /// A LakehouseBackfill.
+    Backfill(String),
+    /// The schedule of a LakehousePipeline.
+    Pipeline(String),
 }
 
 impl FromStr for Target {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, name) = text.split_once('/').filter(|(_, name)| !name.is_empty()).ok_or("expected KIND/NAME, such as run/NAME")?;
+        let (kind, name) = text.split_once('/').ok_or_else(|| format!("`{text}`: {EXPECTED}"))?;
+        let name = super::submit::name(name)?;
         match kind.to_ascii_lowercase().trim_end_matches(".lakehouse.rs") {
-            "run" | "runs" | "lhr" | "lakehouserun" | "lakehouseruns" => Ok(Self::Run(name.to_owned())),
-            _ => Err(format!("`{kind}` is no kind that has a state: expected run/NAME")),
+            "run" | "runs" | "lhr" | "lakehouserun" | "lakehouseruns" => Ok(Self::Run(name)),
+            "backfill" | "backfills" | "lhb" | "lakehousebackfill" | "lakehousebackfills" => Ok(Self::Backfill(name)),
+            "pipeline" | "pipelines" | "lhp" | "lakehousepipeline" | "lakehousepipelines" => Ok(Self::Pipeline(name)),
+            _ => Err(format!("`{text}`: {EXPECTED}")),
         }
     }
 }
@@ -63,17 +84,20 @@ pub async fn run(arguments: StateArguments, wanted: Wanted) -> Result<(), CliErr
     let cluster = Cluster::connect(&arguments.cluster).await?;
     let said = match &arguments.target {
         Target::Run(name) => of_run(&cluster, name, wanted).await?,
+        Target::Backfill(name) => of_backfill(&cluster, name, wanted.state()).await?,
+        Target::Pipeline(name) if wanted == Wanted::Cancelled => {
+            let refused = format!("LakehousePipeline {name}: a pipeline cannot be cancelled: suspend it, and cancel its runs");
+            return Err(SubmitError::Refused(refused).into());
+        }
+        Target::Pipeline(name) => of_pipeline(&cluster, name, wanted == Wanted::Suspended).await?,
     };
     print(&format!("{said}\n"))
 }
 
 async fn of_run(cluster: &Cluster, name: &str, wanted: Wanted) -> Result<String, SubmitError> {
     let run = cluster.run(name).await?;
-    let (state, word) = match wanted {
-        Wanted::Suspended => (RunState::Suspended, "suspended"),
-        Wanted::Active => (RunState::Active, "resumed"),
-        Wanted::Cancelled => (RunState::Cancelled, "cancelled"),
-    };
+    let state = wanted.state();
+    let word = word(state);
     let object = format!("lakehouserun.lakehouse.rs/{name}");
     if run.spec.state == state {
         return Ok(format!("{object} unchanged"));
@@ -96,7 +120,13 @@ mod tests {
         for text in ["run/a", "lhr/a", "lakehouseruns.lakehouse.rs/a", "Run/a"] {
             assert_eq!(text.parse(), Ok(Target::Run("a".to_owned())), "{text}");
         }
-        for text in ["a", "run/", "pod/a"] {
+        for text in ["lhb/a", "backfill/a"] {
+            assert_eq!(text.parse(), Ok(Target::Backfill("a".to_owned())), "{text}");
+        }
+        for text in ["lhp/a", "lakehousepipelines.lakehouse.rs/a"] {
+            assert_eq!(text.parse(), Ok(Target::Pipeline("a".to_owned())), "{text}");
+        }
+        for text in ["a", "run/", "pod/a", "run/A"] {
             assert!(text.parse::<Target>().is_err(), "{text}");
         }
     }

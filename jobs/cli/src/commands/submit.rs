@@ -101,7 +101,7 @@ enum OnTerminate {
 
 /// See [`Refresh`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum RefreshArgument {
+pub(super) enum RefreshArgument {
     /// Those whose inputs have changed since.
     Stale,
     /// All.
@@ -125,7 +125,7 @@ struct Submitted {
 }
 
 /// A name as Kubernetes takes it; anything else would be asked for in vain.
-fn name(text: &str) -> Result<String, String> {
+pub(super) fn name(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
     let fits = text.starts_with(plain) && text.ends_with(plain) && text.chars().all(|c| plain(c) || c == '-' || c == '.');
     if fits { Ok(text.to_owned()) } else { Err("a name has lower-case letters, digits, - and . only".to_owned()) }
@@ -269,7 +269,7 @@ fn check_folder(path: &Path) -> Result<(), SubmitError> {
     Err(SubmitError::Refused(format!("--outcome-file {}: {problem}", path.display())))
 }
 
-fn json_line(value: &impl serde::Serialize) -> String {
+pub(super) fn json_line(value: &impl serde::Serialize) -> String {
     // Names, numbers and times: there is nothing that JSON cannot say.
     format!("{}\n", serde_json::to_string(value).unwrap_or_default())
 }

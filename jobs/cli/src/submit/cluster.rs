@@ -1,16 +1,17 @@
 //! The API server: connecting, and the few requests that `submit` makes. What passes by itself is tried again for some seconds.
 
-use std::{error::Error, path::PathBuf, time::Duration};
+use std::{error::Error, fmt::Debug, path::PathBuf, time::Duration};
 
 use clap::Args;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{
-    Api, Client, Config, ResourceExt,
+    Api, Client, Config, Resource, ResourceExt,
     api::{ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::Status,
 };
-use lakehouse_api::{LakehousePipeline, LakehouseRun};
+use lakehouse_api::{LakehouseBackfill, LakehousePipeline, LakehouseRun};
+use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::{SubmitError, outcome::one_line};
@@ -152,6 +153,43 @@ impl Cluster {
         let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
         let patched = self.ask(|| api.patch(&name, &parameters, &patch)).await;
         patched.map(drop).map_err(|trouble| self.error(&format!("cancel LakehouseRun {name}"), trouble))
+    }
+
+    /// The backfills of the namespace.
+    pub fn backfills(&self) -> Api<LakehouseBackfill> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// Makes a backfill, or answers the one of its name that is there; and whether it was made now.
+    ///
+    /// # Errors
+    /// [`SubmitError::Refused`], [`SubmitError::Unreachable`].
+    pub async fn create_backfill(&self, backfill: &LakehouseBackfill) -> Result<(LakehouseBackfill, bool), SubmitError> {
+        let (api, name) = (self.backfills(), backfill.name_any());
+        let parameters = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        match self.ask(|| api.create(&parameters, backfill)).await {
+            Ok(created) => Ok((created, true)),
+            Err(Trouble::Refused(status)) if status.is_already_exists() => {
+                let there = self.ask(|| api.get(&name)).await;
+                Ok((there.map_err(|trouble| self.error(&format!("get LakehouseBackfill {name}"), trouble))?, false))
+            }
+            Err(trouble) => Err(self.error(&format!("create LakehouseBackfill {name}"), trouble)),
+        }
+    }
+
+    /// Merges `patch` into an object of one of our kinds.
+    ///
+    /// # Errors
+    /// [`SubmitError::Refused`], also where there is none of this name, [`SubmitError::Unreachable`].
+    pub async fn merge<K>(&self, name: &str, patch: &serde_json::Value) -> Result<K, SubmitError>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let api: Api<K> = Api::namespaced(self.client.clone(), &self.namespace);
+        let parameters = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
+        let patch = Patch::Merge(patch);
+        let patched = self.ask(|| api.patch(name, &parameters, &patch)).await;
+        patched.map_err(|trouble| self.error(&format!("patch {} {name}", K::kind(&())), trouble))
     }
 
     /// Asks until there is an answer, for some seconds.

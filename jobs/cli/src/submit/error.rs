@@ -34,6 +34,9 @@ pub enum SubmitError {
         /// What was seen of it last.
         seen: String,
     },
+    /// Something else than a run did not end in time.
+    #[error("{0}")]
+    Unfinished(String),
     /// A signal came.
     #[error("stopped by {}: {fate}", .cause.name())]
     Stopped {
@@ -62,7 +65,7 @@ impl SubmitError {
             Self::Failed(_) | Self::Deleted(_) | Self::Signals(_) | Self::OutcomeFile { .. } => 1,
             Self::Refused(_) | Self::Conflict(_) => 2,
             Self::Unreachable(_) => 3,
-            Self::TimedOut { .. } => 4,
+            Self::TimedOut { .. } | Self::Unfinished(_) => 4,
             Self::Stopped { cause, .. } => cause.exit_code(),
         }
     }
