@@ -62,7 +62,7 @@ def test_a_run_is_made_when_its_minute_comes_though_the_operator_dies_at_it(stan
         it.crash()
         run = it.wait("the run", it.runs)[0]
         made = datetime.fromisoformat(run["metadata"]["creationTimestamp"])
-        assert 0 <= (made - due).total_seconds() < 20
+        assert 0 <= (made - due).total_seconds() < 60
         it.wait("the status", lambda: scheduled(it).get("lastScheduledTime"))
         hour = due.replace(minute=0, second=0)
         interval = {"start": rfc3339(hour - timedelta(hours=1)), "end": rfc3339(hour)}
