@@ -1,14 +1,13 @@
 //! What surrounds the controllers: client, health endpoints, logs, shutdown.
 
+pub mod client;
 pub mod health;
 pub mod shutdown;
 pub mod telemetry;
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use futures::future::{BoxFuture, join_all};
-use kube::Client;
 
 use crate::{Config, controller};
 
@@ -23,7 +22,7 @@ pub fn run(config: Config) -> BoxFuture<'static, anyhow::Result<()>> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     lakehouse_storage::init_tls();
-    let client = Client::try_default().await.context("no API server: neither in a cluster nor a usable kubeconfig")?;
+    let client = client::connect().await?;
     let shutdown = shutdown::Shutdown::on_signal()?;
     let health = Arc::new(health::Health::new(config.namespaces.len()));
     let server = health::serve(config.listen, Arc::clone(&health)).await?;
