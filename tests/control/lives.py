@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 from scenarios import Scenario
 from stand import Stand
@@ -31,7 +32,7 @@ def live(
         thread.start()
     try:
         scenario.act(stand)
-        stand.wait("silence", stand.settled, 90)
+        stand.wait("silence", stand.settled, 120)
     finally:
         over.set()
         if crash:
@@ -40,3 +41,12 @@ def live(
     assert not stand.complaints(), "\n".join(stand.complaints())
     stand.check_single_execution()
     return fault
+
+
+def at_once(workers: int, cases: Iterable[Callable[[], bool]]) -> list[bool]:
+    """What each case says. All are tried; the failures are told together."""
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(case) for case in cases]
+    failures = [str(error) for future in futures if (error := future.exception())]
+    assert not failures, f"{len(failures)} of {len(futures)} failed\n\n" + "\n\n".join(failures)
+    return [future.result() for future in futures]

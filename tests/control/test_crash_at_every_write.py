@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from api import JSON
-from lives import live
+from lives import at_once, live
 from scenarios import SCENARIOS, Scenario
 from stand import Call, Stand
 from support.proxy import Spot
@@ -29,8 +29,7 @@ def test_crash_at_every_write(
     if not soak:
         # Every second write, at one of the three spots; `make soak` tries all.
         points = [point for index, point in enumerate(points) if index % 6 == 2 * ((index // 6) % 3)]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        tried = list(pool.map(lambda numbered: killed(stand, scenario, *numbered, expected), enumerate(points)))
+    tried = at_once(AT_ONCE, [partial(killed, stand, scenario, *case, expected) for case in enumerate(points)])
     with capsys.disabled():
         missed = [f"{SPOTS[spot]} {call}" for (call, spot), met in zip(points, tried, strict=True) if not met]
         print(f"\n  {scenario}: killed at {sum(tried)} of {len(points)} points of {len(calls)} writes", end=" ")

@@ -19,7 +19,8 @@ use kube::{
 use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
 use tower::{BoxError, Layer, Service};
 
-/// Longest time from a request to the end of its answer, what the client repeats by itself (429, 503 and 504) included.
+/// Longest time from a request to the end of its answer, what the client repeats by itself (429, 503 and 504) included. The answer to a watch
+/// has to begin in it; whether it still says something is seen by who watches.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A client for the cluster that the process runs in, or that the kubeconfig names.
@@ -37,7 +38,7 @@ pub async fn connect() -> anyhow::Result<Client> {
 #[error("no answer of the API server within {} s", .0.as_secs_f32())]
 struct NoAnswer(Duration);
 
-/// Gives every request that ends by itself this time.
+/// Gives every request this time.
 #[derive(Clone, Copy, Debug)]
 struct Patience(Duration);
 
@@ -71,21 +72,18 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let limit = (!goes_on(request.uri())).then(|| (Instant::now() + self.patience, self.patience));
+        let (patience, deadline, goes_on) = (self.patience, Instant::now() + self.patience, goes_on(request.uri()));
         let answer = self.inner.call(request);
         async move {
-            let answer = match limit {
-                None => answer.await,
-                Some((deadline, patience)) => timeout_at(deadline, answer).await.map_err(|_| NoAnswer(patience))?,
-            };
-            let limit = limit.map(|(deadline, patience)| (Box::pin(sleep_until(deadline)), patience));
-            Ok(answer.map_err(Into::into)?.map(|body| Limited { inner: Box::pin(body), limit }))
+            let answer = timeout_at(deadline, answer).await.map_err(|_| NoAnswer(patience))?.map_err(Into::into)?;
+            let limit = (!goes_on).then(|| (Box::pin(sleep_until(deadline)), patience));
+            Ok(answer.map(|body| Limited { inner: Box::pin(body), limit }))
         }
         .boxed()
     }
 }
 
-/// Watches and logs that are followed are watched by who reads them.
+/// Watches and logs that are followed end at some time or never.
 fn goes_on(uri: &Uri) -> bool {
     let flags = uri.query().unwrap_or_default().split('&');
     flags.into_iter().any(|flag| matches!(flag.split_once('='), Some(("watch" | "follow", value)) if value != "false" && value != "0"))
@@ -165,7 +163,8 @@ mod tests {
             let error = asked(words, "/api/v1/namespaces/ns/pods").await.expect_err("no answer");
             assert!(error.contains("no answer of the API server within 0.1 s"), "{error}");
             let watched = asked(words, "/api/v1/namespaces/ns/pods?&watch=true&timeoutSeconds=290").await;
-            assert_eq!(watched, Err("still waiting".to_owned()));
+            let expected = if words.is_empty() { Err(error) } else { Err("still waiting".to_owned()) };
+            assert_eq!(watched, expected);
         }
         let whole = asked("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nhalf", "/version").await;
         assert_eq!(whole, Ok("half".to_owned()));
