@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from faults.proxy import Answer, Fault, Spot, Stream, World
+from support.proxy import Answer, Fault, Spot, Stream, World
 
 SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
 # Messages after which the client waits for the server.

@@ -4,8 +4,9 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from faults import pg, s3
-from faults.proxy import Fault, Spot
+from faults import pg
+from support.http_proxy import http_request
+from support.proxy import Fault, Spot
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,14 @@ class Point:
 
 
 def reading(what: str, path: str) -> Point:
-    return Point(f"reading-{what}", s3.s3_request("GET", path), Spot.HALF_ANSWERED)
+    return Point(f"reading-{what}", http_request("GET", path), Spot.HALF_ANSWERED)
 
 
 def upload(what: str, path: str, query: str = "") -> list[Point]:
     """Within and after the upload of an object, before the job knows of it."""
     return [
-        Point(f"half-sent-{what}", s3.s3_request("PUT", path, query), Spot.HALF_SENT),
-        Point(f"uploaded-{what}", s3.s3_request("PUT", path, query), Spot.APPLIED),
+        Point(f"half-sent-{what}", http_request("PUT", path, query), Spot.HALF_SENT),
+        Point(f"uploaded-{what}", http_request("PUT", path, query), Spot.APPLIED),
     ]
 
 
@@ -55,7 +56,7 @@ def commit(what: str, matches: Callable[[object], bool], table: str = "", after:
 
 
 def put(path: str) -> Callable[[object], bool]:
-    return s3.s3_request("PUT", path)
+    return http_request("PUT", path)
 
 
 def iceberg_file(table: str) -> str:

@@ -6,13 +6,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from faults import pg, s3, specs
+from faults import pg, specs
 from faults.job import JOB_SECONDS, Job
 from faults.lake import Lake
 from faults.points import Point
-from faults.proxy import World
+from support import http_proxy
 from support.minio import Minio
 from support.postgres import Postgres
+from support.proxy import World
 
 Spec = dict[str, Any]
 LAYERS = ("bronze", "silver", "gold", "landing")
@@ -56,7 +57,7 @@ class Stand:
         """Starts the job of a spec, behind the proxies of `world` if one is given."""
         store, catalog = self._minio.port, self._postgres.port
         if world is not None:
-            store, catalog = world.listen(s3.handle, store), world.listen(pg.handle, catalog)
+            store, catalog = world.listen(http_proxy.handle, store), world.listen(pg.handle, catalog)
         place = {"endpoint": f"http://127.0.0.1:{store}", "region": self._minio.region, **lake.layers}
         env = {**self._minio.environment(), "LAKEHOUSE_CATALOG_URI": lake.catalog_uri(catalog)}
         folder = self._folder / f"{next(self._numbers):04}-{lake.database}"

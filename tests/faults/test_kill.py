@@ -18,8 +18,8 @@ from faults.points import (
     swap,
     upload,
 )
-from faults.proxy import Spot
 from faults.stand import Spec, Stand
+from support.proxy import Spot
 
 PART = r"/dt=2024-03-02/.*/part-\d+"
 MANIFEST = r"/_manifests/dt=2024-03-02/"

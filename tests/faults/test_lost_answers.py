@@ -6,8 +6,8 @@ import pytest
 from faults import baseline, pg, s3
 from faults.baseline import Baseline
 from faults.points import delta_commit, iceberg_file, parquet_manifest, put, swap
-from faults.proxy import Answer, Fault, Reset, Spot
 from faults.stand import Spec, Stand
+from support.proxy import Answer, Fault, Reset, Spot
 
 LOST = {
     "500": s3.failure(500, "InternalError"),

@@ -10,9 +10,10 @@ import pytest
 import s3fs
 from faults import pg, s3
 from faults.points import put
-from faults.proxy import Fault, Hold, Reset, Spot, World
+from support import http_proxy
 from support.minio import ACCESS_KEY_ID, SECRET_ACCESS_KEY, Minio
 from support.postgres import Postgres
+from support.proxy import Fault, Hold, Reset, Spot, World
 
 CONTENT = bytes(range(256)) * 4096
 HELD = [Spot.REQUESTED, Spot.HALF_SENT, Spot.APPLIED]
@@ -32,7 +33,7 @@ def store(world: World, minio: Minio) -> s3fs.S3FileSystem:
     return s3fs.S3FileSystem(
         key=ACCESS_KEY_ID,
         secret=SECRET_ACCESS_KEY,
-        endpoint_url=f"http://127.0.0.1:{world.listen(s3.handle, minio.port)}",
+        endpoint_url=f"http://127.0.0.1:{world.listen(http_proxy.handle, minio.port)}",
         use_listings_cache=False,
         skip_instance_cache=True,
     )

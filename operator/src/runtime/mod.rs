@@ -1,5 +1,6 @@
 //! What surrounds the controllers: client, leader election, health endpoints, logs, shutdown.
 
+pub mod client;
 pub mod guard;
 pub mod health;
 pub mod lease;
@@ -33,7 +34,7 @@ pub fn run(config: Config) -> BoxFuture<'static, anyhow::Result<()>> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     lakehouse_storage::init_tls();
     config.leader.check().map_err(anyhow::Error::msg)?;
-    let server = kube::Config::infer().await.context("no API server: neither in a cluster nor a usable kubeconfig")?;
+    let server = client::cluster().await?;
     let shutdown = shutdown::Shutdown::on_signal()?;
     let health = Arc::new(health::Health::new(config.namespaces.len()));
     let endpoint = health::serve(config.listen, Arc::clone(&health)).await?;
@@ -54,7 +55,7 @@ async fn lead(config: &Config, server: kube::Config, shutdown: shutdown::Shutdow
     let guard = Guard::closed();
     let settings = settings(&config.leader, &server.default_namespace);
     // A connection of its own: renewals wait for no other request.
-    let own = guard::client(server.clone(), &Guard::open()).context("the API server's client")?;
+    let own = client::connect(server.clone(), &Guard::open())?;
     let mut elector = Elector::new(own, settings, guard.clone());
     tokio::select! {
         () = elector.acquire(|| health.stands_by(true)) => health.stands_by(false),
@@ -93,7 +94,7 @@ async fn controllers(
     shutdown: shutdown::Shutdown,
     health: &Arc<health::Health>,
 ) -> anyhow::Result<()> {
-    let client = guard::client(server, guard).context("the API server's client")?;
+    let client = client::connect(server, guard)?;
     let namespaces = config
         .namespaces
         .iter()

@@ -12,7 +12,7 @@ use lakehouse_api::LakehouseRun;
 
 pub(crate) use claims::Claims;
 
-use super::{Context, Error, Result, UNTIL_FILLED, now, replace_status};
+use super::{Context, Error, Result, UNTIL_FILLED, not_there, now, replace_status};
 use crate::plan::{
     run::{Obstacle, Step, decide},
     status::finished,
@@ -43,7 +43,7 @@ pub(crate) async fn reconcile(cached: Arc<LakehouseRun>, context: Arc<Context>) 
         // What is decided on is never older than the last write, whoever made it.
         let found = api.get_opt(&name).await.map_err(Error::api("read LakehouseRun", &name))?;
         let Some(run) = found.filter(|run| run.metadata.uid == cached.metadata.uid && run.metadata.deletion_timestamp.is_none()) else {
-            return Ok(Action::await_change());
+            return Ok(not_there());
         };
         let scene = observe::observe(&context, &run, obstacle.take()).await?;
         let step = decide(&run, &scene.observed, now());
@@ -61,7 +61,7 @@ pub(crate) async fn reconcile(cached: Arc<LakehouseRun>, context: Arc<Context>) 
                     }
                     // Somebody changed the run meanwhile: look again.
                     Err(error) if error.is_conflict() => {}
-                    Err(error) if error.is_not_found() => return Ok(Action::await_change()),
+                    Err(error) if error.is_not_found() => return Ok(not_there()),
                     Err(error) => return Err(error),
                 }
             }

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import enum
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
@@ -48,13 +49,18 @@ class Answer:
     content: bytes
 
 
+@dataclass(frozen=True)
+class Silence:
+    """Leaves this request without an answer, and its connection open; everything else goes on."""
+
+
 @dataclass
 class Fault:
     """What goes wrong, once: `action`, when a request that `matches` got to `spot`."""
 
     matches: Callable[[Any], bool]
     spot: Spot
-    action: Hold | Reset | Answer = field(default_factory=Hold)
+    action: Hold | Reset | Silence | Answer = field(default_factory=Hold)
     fired: threading.Event = field(default_factory=threading.Event)
     # The request at which it fired, for messages.
     at: str = ""
@@ -114,15 +120,16 @@ class World:
         self._faults: list[Fault] = []
         self._meetings: list[Meeting] = []
         self._next: Fault | None = None
+        self._observers: list[Callable[[Any], None]] = []
         self.errors: list[str] = []
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxies", daemon=True)
         self._thread.start()
 
     # What a test calls.
 
-    def listen(self, handler: Handler, port: int) -> int:
-        """Starts a proxy before the service at `port`; its own port."""
-        return self._call(self._listen(handler, port))
+    def listen(self, handler: Handler, port: int, tls: ssl.SSLContext | None = None) -> int:
+        """Starts a proxy before the service at `port`, which may speak TLS; its own port, which does not."""
+        return self._call(self._listen(handler, port, tls))
 
     def expect(self, fault: Fault) -> Fault:
         """Lets `fault` happen to the first request that reaches it."""
@@ -132,6 +139,14 @@ class World:
 
         self._call(add())
         return fault
+
+    def observe(self, observer: Callable[[Any], None]) -> None:
+        """Tells `observer` of every request when it has come, in the proxies' thread."""
+
+        async def add() -> None:
+            self._observers.append(observer)
+
+        self._call(add())
 
     def gather(self, matches: Callable[[Any], bool], count: int, seconds: float) -> Meeting:
         """Makes the requests that `matches` go on together; see `Meeting`."""
@@ -173,6 +188,8 @@ class World:
     async def begin(self, request: Any) -> Fault | None:
         """A request has come and nothing of it was passed on. The fault that it will meet, if any."""
         await self._open.wait()
+        for observer in self._observers:
+            observer(request)
         if self._next is not None:
             fault, self._next = self._next, None
             await self.fire(fault, request)
@@ -199,6 +216,9 @@ class World:
             fault.fired.set()
             # Until `cut` cancels this task.
             await asyncio.Event().wait()
+        if isinstance(fault.action, Silence):
+            fault.fired.set()
+            await asyncio.Event().wait()
         if client is not None:
             if isinstance(fault.action, Reset):
                 client.reset()
@@ -221,14 +241,14 @@ class World:
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE_SECONDS)
 
-    async def _listen(self, handler: Handler, port: int) -> int:
+    async def _listen(self, handler: Handler, port: int, tls: ssl.SSLContext | None) -> int:
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
             assert task is not None
             self._tasks.add(task)
             client, server = Stream(reader, writer), None
             try:
-                server = Stream(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 20))
+                server = Stream(*await asyncio.open_connection("127.0.0.1", port, limit=1 << 20, ssl=tls))
                 await handler(self, client, server)
             except (asyncio.CancelledError, OSError, EOFError):
                 pass
