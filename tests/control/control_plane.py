@@ -40,7 +40,7 @@ def program(name: str) -> Path:
 
 @cache
 def _rights() -> str:
-    """Role and RoleBinding that the chart gives the operator in the namespace `the-namespace`."""
+    """Roles and RoleBindings that the chart gives the operator in the namespace `the-namespace`, and for its lease."""
     command = [program("helm"), "template", RELEASE, ROOT / "charts" / "lakehouse-operator"]
     command += [
         "--namespace",
@@ -87,6 +87,8 @@ class ControlPlane:
         self.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
         for document in yaml.safe_load_all(_rights().replace("the-namespace", name)):
             if document:
+                # The Role for the lease is one of the release's namespace; here every stand has a lease of its own.
+                document["metadata"]["namespace"] = name
                 kind = document["kind"].lower() + "s"
                 self.api.create(f"/apis/rbac.authorization.k8s.io/v1/namespaces/{name}/{kind}", document)
 

@@ -78,11 +78,13 @@ class Traffic:
         return call
 
     def writes(self) -> list[Call]:
-        return [call for call in self.calls if is_write(call.method)]
+        """All but renewals of a lease."""
+        return [call for call in self.calls if is_write(call.method) and call.resource != "leases"]
 
     def since_last_write(self) -> float:
-        """Seconds."""
-        last = [when for call, when in zip(self.calls, self.times, strict=True) if is_write(call.method)]
+        """Seconds; a lease is renewed all the time."""
+        calls = zip(self.calls, self.times, strict=True)
+        last = [when for call, when in calls if is_write(call.method) and call.resource != "leases"]
         return time.monotonic() - last[-1] if last else float("inf")
 
 
