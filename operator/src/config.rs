@@ -136,7 +136,10 @@ mod tests {
             check(&["--lease-duration=10s"]),
             Err("--lease-renew-deadline (10s) must be less than --lease-duration (10s)".to_owned())
         );
-        assert_eq!(check(&["--lease-retry-period=1m"]), Err("--lease-retry-period (1m) must be less than --lease-renew-deadline (10s)".to_owned()));
+        assert_eq!(
+            check(&["--lease-retry-period=1m"]),
+            Err("--lease-retry-period (1m) must be less than --lease-renew-deadline (10s)".to_owned())
+        );
         assert!(check(&["--lease-retry-period=0s"]).is_err());
     }
 

@@ -4,8 +4,8 @@ pub mod expectation;
 pub mod gold;
 pub mod http;
 pub mod jobs;
-pub mod retries;
 pub mod maintenance;
+pub mod retries;
 pub mod scrape;
 pub mod silver;
 pub mod source;
@@ -26,8 +26,8 @@ pub use http::{
     CursorPaging, CursorType, CursorValue, History, HttpSource, Incremental, LinkPaging, NextPaging, OffsetPaging, PagePaging, Paging,
 };
 pub use jobs::{JobSettings, Resources, StageSettings};
-pub use retries::{ClassLimits, ClassPolicy, FailureClass, RetryPolicy};
 pub use maintenance::{Compact, ExpireSnapshots, Maintenance, RemoveOrphans};
+pub use retries::{ClassLimits, ClassPolicy, FailureClass, RetryPolicy};
 pub use scrape::{Robots, ScrapeField, ScrapeNext, ScrapePaging, ScrapeSource};
 pub use silver::{CastError, Column, Deduplicate, Keep, SilverTable, TimeUnit};
 pub use source::{ClickstreamSource, FileFormat, FilesSource, PulseSource, SensorStream, SensorsSource, Source};

@@ -126,7 +126,10 @@ mod tests {
         let ahead = Candidate { working: true, ..new };
         assert_eq!(confirm(&old, std::slice::from_ref(&ahead)), busy("new"));
         let over = Candidate { finished: true, ..ahead };
-        assert_eq!(confirm(&old, &[over, started("elsewhere", 20)].map(|c| Candidate { interval: candidate("x", 0, 1).interval, ..c })), Admission::Granted);
+        assert_eq!(
+            confirm(&old, &[over, started("elsewhere", 20)].map(|c| Candidate { interval: candidate("x", 0, 1).interval, ..c })),
+            Admission::Granted
+        );
         assert_eq!(confirm(&old, &[candidate("waits", 20, 0)]), Admission::Granted, "one that has not started is asked by `admit`");
     }
 

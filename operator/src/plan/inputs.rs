@@ -95,7 +95,9 @@ mod tests {
         let retry = run("b", json!({"retryOf": "a", "stages": ["silver"]}), Value::Null);
         let refused = |other: Option<&LakehouseRun>| retried(&retry, "a", other).unwrap_err();
         assert!(refused(None).contains("no LakehouseRun `a`"));
-        assert!(refused(Some(&run("a", json!({"pipeline": "other"}), ended("False", "Succeeded")))).contains("another pipeline or interval"));
+        assert!(
+            refused(Some(&run("a", json!({"pipeline": "other"}), ended("False", "Succeeded")))).contains("another pipeline or interval")
+        );
         let day = json!({"interval": {"start": "2024-01-02T00:00:00Z", "end": "2024-01-03T00:00:00Z"}});
         assert!(refused(Some(&run("a", day, ended("False", "Succeeded")))).contains("another pipeline or interval"));
         assert!(refused(Some(&run("a", json!({}), ended("True", "Succeeded")))).contains("succeeded"));

@@ -73,7 +73,8 @@ fn claim(found: Option<&Lease>, settings: &Settings, unchanged: Duration, now: T
         ..LeaseSpec::default()
     };
     let Some(found) = found else {
-        let metadata = ObjectMeta { name: Some(settings.name.clone()), namespace: Some(settings.namespace.clone()), ..ObjectMeta::default() };
+        let metadata =
+            ObjectMeta { name: Some(settings.name.clone()), namespace: Some(settings.namespace.clone()), ..ObjectMeta::default() };
         return Claim::Create(Lease { metadata, spec: Some(spec(None, 0)) });
     };
     let held = found.spec.clone().unwrap_or_default();
@@ -190,7 +191,9 @@ impl Elector {
                 Ok(None)
             }
             // Somebody was faster; the next look says who.
-            Err(kube::Error::Api(status)) if status.is_conflict() && self.guard.left().is_none() => Ok(Some("another candidate".to_owned())),
+            Err(kube::Error::Api(status)) if status.is_conflict() && self.guard.left().is_none() => {
+                Ok(Some("another candidate".to_owned()))
+            }
             Err(error) => Err(error),
         }
     }
@@ -248,7 +251,8 @@ mod tests {
         async fn answer(&self, request: Request<Body>) -> Response<Body> {
             let (head, body) = request.into_parts();
             let sent = body.collect_bytes().await.expect("a body");
-            let answer = |code: StatusCode, body: String| Response::builder().status(code).body(Body::from(body.into_bytes())).expect("an answer");
+            let answer =
+                |code: StatusCode, body: String| Response::builder().status(code).body(Body::from(body.into_bytes())).expect("an answer");
             let refuse = |code: StatusCode, reason: &str| {
                 let status = serde_json::json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": reason, "code": code.as_u16()});
                 answer(code, status.to_string())

@@ -65,7 +65,10 @@ fn a_pod_that_never_starts_is_waited_for_and_then_named() {
     let (stage, status) = (silver(&simulation), simulation.world.runs["a"].status.clone().unwrap());
     assert_eq!((phase(&status), stage.attempt), ("ImageUnavailable", 1));
     let message = stage.message.unwrap();
-    assert!(message.contains("did not start within 2m (jobs.silver.startDeadline): image lakehouse/silver:9: ImagePullBackOff"), "{message}");
+    assert!(
+        message.contains("did not start within 2m (jobs.silver.startDeadline): image lakehouse/silver:9: ImagePullBackOff"),
+        "{message}"
+    );
     assert!(status.finished_at.unwrap() - begun >= chrono::TimeDelta::minutes(2));
     assert_eq!(status.stages[2].state, StageState::Skipped);
 }

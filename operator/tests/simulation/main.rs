@@ -71,7 +71,8 @@ impl Simulation {
                 }
             }
             4 | 9 => {
-                let at_work: Vec<String> = self.world.jobs.iter().filter(|(_, job)| job.view.end.is_none()).map(|(name, _)| name.clone()).collect();
+                let at_work: Vec<String> =
+                    self.world.jobs.iter().filter(|(_, job)| job.view.end.is_none()).map(|(name, _)| name.clone()).collect();
                 if self.deleted < DELETED && !at_work.is_empty() {
                     self.deleted += 1;
                     let job = at_work[self.rng.below(at_work.len())].clone();
@@ -211,7 +212,11 @@ fn every_order_of_things_ends_the_same() {
         all.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
     let failed: Vec<u64> = results.iter().filter(|(_, reached)| reached.is_none()).map(|(seed, _)| *seed).collect();
-    assert!(failed.is_empty(), "seeds {failed:?} failed, see above; one of them again: SEED={} cargo test --workspace --test simulation", failed[0]);
+    assert!(
+        failed.is_empty(),
+        "seeds {failed:?} failed, see above; one of them again: SEED={} cargo test --workspace --test simulation",
+        failed[0]
+    );
     let all = results.into_iter().filter_map(|(_, reached)| reached).fold(Reached::default(), Reached::plus);
     eprintln!("{all:?}");
     // What the seeds do not bring about, they do not test.

@@ -4,12 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use kube::ResourceExt;
-use lakehouse_api::{
-    LakehouseRun, LakehouseRunStatus,
-    common::Stage,
-    pipeline::JobSettings,
-    run::RunState,
-};
+use lakehouse_api::{LakehouseRun, LakehouseRunStatus, common::Stage, pipeline::JobSettings, run::RunState};
 use lakehouse_operator::{
     conditions::instant,
     plan::{
@@ -185,7 +180,8 @@ impl Process {
             return Admission::Granted;
         }
         let me = self.candidate(run);
-        let others: Vec<Candidate> = self.cache.values().filter(|other| other.name_any() != me.name).map(|other| self.candidate(other)).collect();
+        let others: Vec<Candidate> =
+            self.cache.values().filter(|other| other.name_any() != me.name).map(|other| self.candidate(other)).collect();
         if status.definition.is_none() {
             let admission = admit(&Candidate { started: false, ..me }, &others, SLOTS);
             if admission == Admission::Granted {

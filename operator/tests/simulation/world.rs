@@ -180,9 +180,8 @@ impl World {
             Write::Status { run, seen, status } => self.record(&run, &seen, *status),
             Write::Create { run, stage, job } => self.create(&run, stage, job, late),
             Write::Delete { job, version, unchanged } => {
-                let fits = |there: &Job| {
-                    there.view.version.uid == version.uid && (!unchanged || there.view.version.resource == version.resource)
-                };
+                let fits =
+                    |there: &Job| there.view.version.uid == version.uid && (!unchanged || there.view.version.resource == version.resource);
                 if self.jobs.get(&job).is_some_and(fits) {
                     self.jobs.remove(&job);
                 }
@@ -233,9 +232,14 @@ impl World {
             let interval = &run.spec.interval;
             let rival = rivals.into_iter().find(|other| &self.runs[&other.run].spec.interval == interval);
             // A stray of the run's own, made late, may be there until it is deleted.
-            assert!(rival.is_none_or(|other| other.run == name && !self.is_awaited(other)), "{job}: {} works on the interval", rival.unwrap().view.name);
+            assert!(
+                rival.is_none_or(|other| other.run == name && !self.is_awaited(other)),
+                "{job}: {} works on the interval",
+                rival.unwrap().view.name
+            );
         }
-        let recorded = run.status.iter().flat_map(|s| &s.stages).find(|s| s.name == stage).map_or(0, |s| s.retries.iter().map(|r| r.count).sum());
+        let recorded =
+            run.status.iter().flat_map(|s| &s.stages).find(|s| s.name == stage).map_or(0, |s| s.retries.iter().map(|r| r.count).sum());
         let fate = self.fates[&(name.to_owned(), stage)].get(usize::try_from(recorded).unwrap()).copied();
         let view = JobView {
             name: job.clone(),
@@ -255,14 +259,19 @@ impl World {
 
     /// Whether the outcome of `job` is not recorded yet.
     pub fn is_awaited(&self, job: &Job) -> bool {
-        self.runs[&job.run].status.iter().flat_map(|status| &status.stages).any(|s| s.job.as_deref() == Some(&job.view.name) && matches!(s.state, StageState::Pending | StageState::Running))
+        self.runs[&job.run]
+            .status
+            .iter()
+            .flat_map(|status| &status.stages)
+            .any(|s| s.job.as_deref() == Some(&job.view.name) && matches!(s.state, StageState::Pending | StageState::Running))
     }
 
     /// Pods end, Jobs end with them, and those that may go are gone. The runs whose Jobs changed.
     pub fn kubernetes(&mut self) -> Vec<String> {
         let (now, mut changed) = (self.now, Vec::new());
         self.jobs.retain(|_, job| !(job.view.expires && job.ends + TimeDelta::seconds(KEPT) <= now));
-        let due: Vec<String> = self.jobs.iter().filter(|(_, job)| job.view.end.is_none() && job.ends <= now).map(|(name, _)| name.clone()).collect();
+        let due: Vec<String> =
+            self.jobs.iter().filter(|(_, job)| job.view.end.is_none() && job.ends <= now).map(|(name, _)| name.clone()).collect();
         for name in due {
             let version = self.bump();
             let job = self.jobs.get_mut(&name).unwrap();
@@ -311,8 +320,9 @@ impl World {
 /// How a Job of this fate ends; nothing for one whose pod never starts.
 fn end(stage: Stage, fate: Option<FailureClass>) -> Option<(JobEnd, PodView)> {
     let failed = |reason: &str| JobEnd::Failed { reason: reason.to_owned(), message: String::new() };
-    let exit = |code: i32, reason: &str, message: Option<String>| {
-        PodView { exit: Some(ContainerExit { code, reason: Some(reason.to_owned()), message }), ..PodView::default() }
+    let exit = |code: i32, reason: &str, message: Option<String>| PodView {
+        exit: Some(ContainerExit { code, reason: Some(reason.to_owned()), message }),
+        ..PodView::default()
     };
     let policy = || failed("PodFailurePolicy");
     Some(match fate {

@@ -242,15 +242,13 @@ fn job_view(job: &Job) -> JobView {
     let status = job.status.clone().unwrap_or_default();
     let end = status.conditions.iter().flatten().filter(|c| c.status == "True").find_map(|c| match c.type_.as_str() {
         "Complete" => Some(JobEnd::Complete),
-        "Failed" => {
-            Some(JobEnd::Failed { reason: c.reason.clone().unwrap_or_default(), message: c.message.clone().unwrap_or_default() })
-        }
+        "Failed" => Some(JobEnd::Failed { reason: c.reason.clone().unwrap_or_default(), message: c.message.clone().unwrap_or_default() }),
         _ => None,
     });
     let counts = [status.active, status.ready, status.failed, status.succeeded, status.terminating];
     let uncounted = status.uncounted_terminated_pods.unwrap_or_default();
-    let podless = counts.iter().flatten().all(|count| *count == 0)
-        && [uncounted.failed, uncounted.succeeded].iter().flatten().all(Vec::is_empty);
+    let podless =
+        counts.iter().flatten().all(|count| *count == 0) && [uncounted.failed, uncounted.succeeded].iter().flatten().all(Vec::is_empty);
     JobView {
         name: job.name_any(),
         version: Version { uid: job.uid().unwrap_or_default(), resource: job.resource_version().unwrap_or_default() },

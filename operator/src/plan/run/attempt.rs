@@ -108,9 +108,7 @@ impl Decider<'_> {
             Some(Outcome::Succeeded(None)) if !cancelled && stage.lost < MAX_LOST => self.lost(status, index, Lost::Report),
             Some(Outcome::Succeeded(report)) => self.stage_succeeded(status, index, report.as_deref()),
             Some(Outcome::Failed(failure)) => self.attempt_failed(status, index, failure),
-            None if cancelled && !job.deleting => {
-                Step::Delete { job: job.name.clone(), version: job.version.clone(), unchanged: false }
-            }
+            None if cancelled && !job.deleting => Step::Delete { job: job.name.clone(), version: job.version.clone(), unchanged: false },
             None => self.at_work(status, index, job),
         }
     }
