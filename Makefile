@@ -19,7 +19,7 @@ PROFILE         ?= dev
 LAKEHOUSE = $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/lakehouse
 CLUSTER   := tests/cluster/cluster
 
-.PHONY: help setup build images up down demo ingest run logs status sql test bench fuzz lint fmt crds clean
+.PHONY: help setup build images up down demo ingest run logs status sql test soak bench fuzz lint fmt crds clean
 
 help: ## describe the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ test: ## install what the tests need and run all of them, the real-cluster ones 
 
 bench: build ## time the silver stage against DuckDB, interleaved, and print the ratio
 	bench/run
+
+soak: build ## run the long forms of the fault tests of the operator (an hour)
+	LAKEHOUSE_SOAK=1 tests/run tests/control
 
 fuzz: ## let libFuzzer look for bytes that break a promise of FUZZ_TARGET (tests/fuzz/seeds) for FUZZ_SECONDS
 	@tests/fuzz/run $(FUZZ_TARGET) $(FUZZ_SECONDS)

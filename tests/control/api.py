@@ -6,6 +6,7 @@ import http.client
 import json
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,7 +48,7 @@ class Api:
     def request(self, method: str, path: str, body: JSON | None = None, content: str = "application/json") -> JSON:
         """The answer's object; ApiError for anything but success."""
         headers = {"Authorization": f"Bearer {self._token}", "Content-Type": content, "Accept": "application/json"}
-        for again in (True, False):
+        for again in (True, True, True, True, False):
             connection = getattr(self._local, "connection", None)
             if connection is None:
                 connection = http.client.HTTPSConnection("127.0.0.1", self._port, context=self._tls, timeout=60)
@@ -56,7 +57,10 @@ class Api:
                 connection.request(method, path, None if body is None else json.dumps(body), headers)
                 answer = connection.getresponse()
                 text = answer.read()
-                break
+                if answer.status != 429 or not again:
+                    break
+                # It has just started, and asks to come back in a second.
+                time.sleep(1)
             except (OSError, http.client.HTTPException):
                 # The server closes connections that were idle for long, and those of a server that restarted are gone.
                 connection.close()

@@ -26,8 +26,8 @@ ADMIN_TOKEN = "the-token-of-the-test"
 OPERATOR_TOKEN = "the-token-of-the-operator"
 # The operator's release, whose ServiceAccount has the chart's Role in every namespace of a test, and no other right.
 RELEASE, RELEASE_NAMESPACE = "lakehouse-operator", "lakehouse-system"
-# What acts on the operator's objects in a cluster.
-CONTROLLERS = "job-controller,garbage-collector-controller,ttl-after-finished-controller,namespace-controller"
+# What acts on the operator's objects in a cluster. Namespaces of tests stay until the end: deleting one costs more than all that happened in it.
+CONTROLLERS = "job-controller,garbage-collector-controller,ttl-after-finished-controller"
 
 
 @cache
@@ -40,9 +40,16 @@ def program(name: str) -> Path:
 
 @cache
 def _rights() -> str:
-    """Role and RoleBinding that the chart gives the operator in the namespace `the-namespace`."""
+    """Roles and RoleBindings that the chart gives the operator in the namespace `the-namespace`, and for its lease."""
     command = [program("helm"), "template", RELEASE, ROOT / "charts" / "lakehouse-operator"]
-    command += ["--namespace", RELEASE_NAMESPACE, "--set", "watchNamespaces={the-namespace}", "--set", "crds.install=false"]
+    command += [
+        "--namespace",
+        RELEASE_NAMESPACE,
+        "--set",
+        "watchNamespaces={the-namespace}",
+        "--set",
+        "crds.install=false",
+    ]
     command += ["--show-only", "templates/rbac.yaml"]
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True).stdout
 
@@ -107,7 +114,8 @@ class ControlPlane:
 
     def _run(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         log = self._folder / f"{name}.log"
-        process = processes.start([program(name), *arguments], log, dict(os.environ))
+        # Memory is there, and what collects garbage would take a fifth of the time.
+        process = processes.start([program(name), *arguments], log, {**os.environ, "GOGC": "800"})
         self._processes.append(process)
         return process
 

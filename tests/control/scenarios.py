@@ -195,6 +195,18 @@ def adoption(stand: Stand) -> None:
     succeeds(stand)
 
 
+def cancel(stand: Stand) -> None:
+    """A run is cancelled while silver is at work."""
+    gate = Gate("silver")
+    stand.end = gate
+    stand.apply(LAKEHOUSE, pipeline(EXTERNAL), run())
+    stand.wait("silver to run", lambda: stage_state(stand, "silver") == "Running")
+    stand.api.merge(stand.path("lakehouseruns", RUN), {"spec": {"state": "Cancelled"}})
+    stand.wait(
+        "the end", lambda: succeeded_condition(stand.get("lakehouseruns", RUN) or {}).get("status") == "False", 90
+    )
+
+
 LATER = {stage: image.replace(":one", ":two") for stage, image in IMAGES.items()}
 SCENARIOS = [
     Scenario("success", success),
@@ -205,3 +217,4 @@ SCENARIOS = [
     Scenario("upgrade", upgrade),
     Scenario("adoption", adoption),
 ]
+CANCEL = Scenario("cancel", cancel)

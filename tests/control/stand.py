@@ -22,7 +22,7 @@ from support import http_proxy, processes
 from support.binaries import binary
 from support.http_proxy import HttpRequest
 from support.ports import free_port
-from support.proxy import Answer, Fault, Hold, Reset, Spot, World
+from support.proxy import Answer, Fault, Hold, Reset, Silence, Spot, World
 from support.waiting import wait_until
 
 JSON = dict[str, Any]
@@ -78,11 +78,13 @@ class Traffic:
         return call
 
     def writes(self) -> list[Call]:
-        return [call for call in self.calls if is_write(call.method)]
+        """All but renewals of a lease."""
+        return [call for call in self.calls if is_write(call.method) and call.resource != "leases"]
 
     def since_last_write(self) -> float:
-        """Seconds."""
-        last = [when for call, when in zip(self.calls, self.times, strict=True) if is_write(call.method)]
+        """Seconds; a lease is renewed all the time."""
+        calls = zip(self.calls, self.times, strict=True)
+        last = [when for call, when in calls if is_write(call.method) and call.resource != "leases"]
         return time.monotonic() - last[-1] if last else float("inf")
 
 
@@ -120,7 +122,6 @@ class Stand:
                 operator.send_signal(signal.SIGCONT)
                 processes.stop(operator)
         self.world.close()
-        self.api.delete(f"/api/v1/namespaces/{self.name}")
         self._kubelet.nodes.pop(self.name, None)
 
     def _note(self, request: HttpRequest) -> None:
@@ -182,7 +183,7 @@ class Stand:
 
         self.wait("the status to go", forgotten)
 
-    def expect(self, call: Call, spot: Spot, action: Hold | Reset | Answer | None = None) -> Fault:
+    def expect(self, call: Call, spot: Spot, action: Hold | Reset | Silence | Answer | None = None) -> Fault:
         """Lets the fault meet this call."""
         return self.world.expect(Fault(lambda request: self._last == call, spot, action or Hold()))
 
@@ -209,7 +210,7 @@ class Stand:
 
     def wait(self, what: str, condition: Callable[[], Any], seconds: float = 60) -> Any:
         """The first true value of `condition`."""
-        return wait_until(f"{self.name}: {what}", condition, seconds, 0.05, self.describe)
+        return wait_until(f"{self.name}: {what}", condition, seconds, 0.1, self.describe)
 
     def runs(self) -> list[JSON]:
         return sorted(self.items("lakehouseruns"), key=lambda run: run["metadata"]["name"])

@@ -49,13 +49,18 @@ class Answer:
     content: bytes
 
 
+@dataclass(frozen=True)
+class Silence:
+    """Leaves this request without an answer, and its connection open; everything else goes on."""
+
+
 @dataclass
 class Fault:
     """What goes wrong, once: `action`, when a request that `matches` got to `spot`."""
 
     matches: Callable[[Any], bool]
     spot: Spot
-    action: Hold | Reset | Answer = field(default_factory=Hold)
+    action: Hold | Reset | Silence | Answer = field(default_factory=Hold)
     fired: threading.Event = field(default_factory=threading.Event)
     # The request at which it fired, for messages.
     at: str = ""
@@ -210,6 +215,9 @@ class World:
             self._open.clear()
             fault.fired.set()
             # Until `cut` cancels this task.
+            await asyncio.Event().wait()
+        if isinstance(fault.action, Silence):
+            fault.fired.set()
             await asyncio.Event().wait()
         if client is not None:
             if isinstance(fault.action, Reset):

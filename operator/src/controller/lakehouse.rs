@@ -9,7 +9,7 @@ use kube_runtime::controller::Action;
 use lakehouse_api::{Lakehouse, LakehouseSpec, LakehouseStatus};
 use lakehouse_storage::{Bucket, Credentials, Layer, S3Options, Storage, StorageError, catalog};
 
-use super::{Context, Error, Result, now, replace_status};
+use super::{Context, Error, Result, not_there, now, replace_status};
 use crate::{
     conditions::{self, Verdict},
     plan::Note,
@@ -36,7 +36,7 @@ pub(crate) async fn reconcile(lakehouse: Arc<Lakehouse>, context: Arc<Context>) 
         let written = replace_status(&context.api::<Lakehouse>(), &changed).await;
         match written {
             Ok(written) => context.events.publish(&written, &notes).await,
-            Err(error) if error.is_not_found() => return Ok(Action::await_change()),
+            Err(error) if error.is_not_found() => return Ok(not_there()),
             Err(error) => return Err(error),
         }
     }

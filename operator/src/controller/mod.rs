@@ -112,6 +112,12 @@ impl Context {
     }
 }
 
+/// What follows when the API server says that an object is not there which a watch has told of. If it was deleted, nothing comes of the second
+/// look: it is no longer known. But a server that just started says the same of every kind that it does not serve yet.
+fn not_there() -> Action {
+    Action::requeue(AFTER_ERROR)
+}
+
 /// The present, in the whole seconds that the API keeps.
 fn now() -> DateTime<Utc> {
     conditions::whole_seconds(Utc::now())

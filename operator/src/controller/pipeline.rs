@@ -14,7 +14,7 @@ use lakehouse_api::{Lakehouse, LakehousePipeline, LakehouseRun};
 use lakehouse_contract::resolve;
 use serde_json::json;
 
-use super::{Context, Error, Result, UNTIL_FILLED, now, replace_status};
+use super::{Context, Error, Result, UNTIL_FILLED, not_there, now, replace_status};
 use crate::{
     build, conditions, names,
     plan::{
@@ -62,7 +62,7 @@ pub(crate) async fn reconcile(pipeline: Arc<LakehousePipeline>, context: Arc<Con
         let changed = LakehousePipeline { status: Some(next), ..pipeline.as_ref().clone() };
         match replace_status(&context.api::<LakehousePipeline>(), &changed).await {
             Ok(written) => context.events.publish(&written, &notes).await,
-            Err(error) if error.is_not_found() => return Ok(Action::await_change()),
+            Err(error) if error.is_not_found() => return Ok(not_there()),
             Err(error) => return Err(error),
         }
         if is_new {

@@ -14,13 +14,8 @@ use std::{
 
 use futures::future::{BoxFuture, FutureExt as _, TryFutureExt as _};
 use http::{Method, Request};
-use kube::{
-    Client,
-    client::{Body, ClientBuilder},
-};
+use kube::client::Body;
 use tower::{BoxError, Layer, Service};
-
-use super::metrics::{CountRequests, Metrics};
 
 /// Value of a deadline that never comes.
 const ALWAYS: u64 = u64::MAX;
@@ -77,17 +72,6 @@ impl Guard {
         let left = Duration::from_nanos(until).checked_sub(self.0.origin.elapsed())?;
         (!left.is_zero()).then_some(left)
     }
-}
-
-/// A client of the API server described by `config` whose writes pass `guard`; what is sent is counted in `metrics`.
-///
-/// # Errors
-/// When TLS or credentials of `config` cannot be used.
-pub fn client(mut config: kube::Config, guard: &Guard, metrics: &Metrics) -> Result<Client, kube::Error> {
-    // The client of the library would hold a request back after 429, 503 and 504, for as long as the server says, and send it again
-    // unseen, leader or not. An error makes the controller look again instead.
-    config.default_retry = false;
-    Ok(ClientBuilder::try_from(config)?.with_layer(&CountRequests::new(metrics.clone())).with_layer(guard).build())
 }
 
 impl<S> Layer<S> for Guard {

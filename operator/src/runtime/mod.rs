@@ -1,5 +1,6 @@
 //! What surrounds the controllers: client, leader election, health endpoints, metrics, traces, logs, shutdown.
 
+pub mod client;
 pub mod guard;
 pub mod health;
 pub mod lease;
@@ -49,7 +50,7 @@ pub fn run(config: Config) -> BoxFuture<'static, anyhow::Result<()>> {
 async fn serve(config: Config) -> anyhow::Result<()> {
     lakehouse_storage::init_tls();
     config.leader.check().map_err(anyhow::Error::msg)?;
-    let server = kube::Config::infer().await.context("no API server: neither in a cluster nor a usable kubeconfig")?;
+    let server = client::cluster().await?;
     let metrics = Metrics::new(config.metrics_pipelines);
     let (traces, exporter) = Traces::from_environment()?;
     let shutdown = shutdown::Shutdown::on_signal()?;
@@ -86,7 +87,7 @@ async fn lead(
     let guard = Guard::closed();
     let settings = settings(&config.leader, &server.default_namespace);
     // A connection of its own: renewals wait for no other request.
-    let own = guard::client(server.clone(), &Guard::open(), &telling.metrics).context("the API server's client")?;
+    let own = client::connect(server.clone(), &Guard::open(), &telling.metrics)?;
     let mut elector = Elector::new(own, settings, guard.clone());
     tokio::select! {
         () = elector.acquire(|| health.stands_by(true)) => health.stands_by(false),
@@ -126,7 +127,7 @@ async fn controllers(
     health: &Arc<health::Health>,
     telling: &Telling,
 ) -> anyhow::Result<()> {
-    let client = guard::client(server, guard, &telling.metrics).context("the API server's client")?;
+    let client = client::connect(server, guard, &telling.metrics)?;
     let namespaces = config
         .namespaces
         .iter()

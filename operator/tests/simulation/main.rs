@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+mod classes;
 mod process;
 mod rng;
 mod world;

@@ -150,6 +150,22 @@ impl World {
         world
     }
 
+    /// Nothing but this run, whose `stage` fails so, one time after the other.
+    pub fn only(&mut self, name: &str, stage: Stage, fates: &[FailureClass]) {
+        self.runs.retain(|run, _| run == name);
+        self.fates.values_mut().for_each(Vec::clear);
+        self.fates.insert((name.to_owned(), stage), fates.to_vec());
+    }
+
+    /// What keeps pods from starting passes.
+    pub fn start_pods(&mut self) {
+        let version = self.bump();
+        for job in self.jobs.values_mut().filter(|job| job.view.pod.as_ref().is_some_and(|pod| pod.pending)) {
+            (job.fate, job.view.pod, job.ends) = (None, None, self.now + TimeDelta::seconds(25));
+            job.view.version.resource.clone_from(&version);
+        }
+    }
+
     fn bump(&mut self) -> String {
         self.version += 1;
         self.version.to_string()

@@ -14,7 +14,7 @@ use tracing::Instrument;
 
 pub(crate) use claims::Claims;
 
-use super::{Context, Error, Result, UNTIL_FILLED, now, replace_status};
+use super::{Context, Error, Result, UNTIL_FILLED, not_there, now, replace_status};
 use crate::plan::{
     run::{Obstacle, Step, decide},
     status::finished,
@@ -52,7 +52,7 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
         // What is decided on is never older than the last write, whoever made it.
         let found = api.get_opt(&name).await.map_err(Error::api("read LakehouseRun", &name))?;
         let Some(run) = found.filter(|run| run.metadata.uid == cached.metadata.uid && run.metadata.deletion_timestamp.is_none()) else {
-            return Ok(Action::await_change());
+            return Ok(not_there());
         };
         let scene = observe::observe(&context, &run, obstacle.take()).await?;
         let step = decide(&run, &scene.observed, now());
@@ -75,7 +75,7 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
                     }
                     // Somebody changed the run meanwhile: look again.
                     Err(error) if error.is_conflict() => {}
-                    Err(error) if error.is_not_found() => return Ok(Action::await_change()),
+                    Err(error) if error.is_not_found() => return Ok(not_there()),
                     Err(error) => return Err(error),
                 }
             }
