@@ -37,11 +37,8 @@ else:
     aside.write_parquet(f"{folder}/quarantine.parquet", compression="zstd", compression_level=1)
     quarantined = aside.height
     kept = parsed.lazy().filter(pl.col("good")).drop("good")
-    if task == "merge":
-        # A merge keeps the newest row of a key; without it any of several copies.
-        kept = kept.sort("ts").unique("event_id", keep="last")
-    else:
-        kept = kept.unique("event_id", keep="any")
+    # A merge keeps the newest row of a key; without it any of several copies.
+    kept = kept.sort("ts").unique("event_id", keep="last") if task == "merge" else kept.unique("event_id", keep="any")
     result = kept.collect(engine="streaming")
     result.write_parquet(target, compression="zstd", compression_level=1)
     written = result.height
