@@ -6,7 +6,6 @@
 mod image;
 mod lineage;
 mod log;
-pub mod memory;
 mod open;
 
 use std::time::Instant;
@@ -18,6 +17,7 @@ use lakehouse_storage::{Layer, Storage};
 use lineage::Recorder;
 
 pub use image::image_main;
+pub use lakehouse_storage::memory;
 pub use log::{LogProgress, init_json_logs};
 pub use open::{open_storage, storage_failure};
 
