@@ -93,12 +93,16 @@ def counts(report: Json) -> list[Json]:
     tables = [{key: found.get(key) for key in kept} for found in report["tables"]]
     return [
         *tables,
-        *({"rule": rule["name"], "passed": rule["passed"]} for t in report["tables"] for rule in t["expectations"]),
+        *(
+            {"rule": rule["name"], "passed": rule["passed"]}
+            for t in report["tables"]
+            for rule in t.get("expectations", [])
+        ),
     ]
 
 
 def content(lake: Lakehouse) -> dict[str, object]:
-    """All rows of all tables and quarantines, by outside readers where the format has some."""
+    """All rows of all tables and quarantines, by outside readers where the format has some; objects are named after the run."""
     found: dict[str, object] = {}
     for definition in TABLES:
         name, form = definition["name"], definition.get("table", {}).get("format", "iceberg")
@@ -115,7 +119,7 @@ def content(lake: Lakehouse) -> dict[str, object]:
                 )
                 found[f"{namespace}.{name}"] = lake.sql(query).stdout
                 continue
-            found[f"{namespace}.{name}"] = ordered(without(rows, {"processed_at"}))
+            found[f"{namespace}.{name}"] = ordered(without(rows, {"processed_at", "object"}))
     return found
 
 
@@ -153,17 +157,20 @@ def test_a_folder_that_takes_no_files_is_named(lake: Lakehouse, tmp_path: Path) 
     assert not list(nowhere.iterdir())
 
 
-@pytest.mark.parametrize("name", ["added", "first", "last", "merged"])
+@pytest.mark.parametrize("name", ["added", "last", "merged"])
 def test_more_rows_than_the_kernel_allows_memory(name: str, lake: Lakehouse, tmp_path: Path) -> None:
     """A set beyond the process's hard limit of private memory, which the job finds out by itself."""
-    limit = 192 << 20
+    limit, times, rows = 128 << 20, 50, 15_000
     (definition,) = [definition for definition in TABLES if definition["name"] == name]
     land(lake, 10)
-    place = lake.folder / "landing" / "in" / DAYS[0]
-    with (place / "2.ndjson").open("w") as file:
-        for line in lines(DAYS[0], 1_200_000):
-            file.write(f"{line}\n")
-    assert (place / "2.ndjson").stat().st_size > 1.3 * limit
+    day = "".join(f"{line}\n" for line in lines(DAYS[0], rows))
+    bytes_landed = 0
+    for number in range(times):
+        # Other keys each time, in records of the same length.
+        text = day.replace('"id": "000', f'"id": "{number:03}')
+        (lake.folder / "landing" / "in" / DAYS[0] / f"2-{number:03}.ndjson").write_text(text)
+        bytes_landed += len(text)
+    assert bytes_landed > 1.2 * limit
     manifest = pipeline(tmp_path, [definition])
     lake.run(manifest, interval=DAYS[0], stages=["ingest"])
 
@@ -180,7 +187,7 @@ def test_more_rows_than_the_kernel_allows_memory(name: str, lake: Lakehouse, tmp
     assert done.returncode == 0, done.stdout + done.stderr
     (report,) = lake.reports("silver")
     (found,) = report["tables"]
-    assert found["rowsRead"] == 1_200_010
-    assert found["rowsQuarantined"] == 12_000
-    assert found["rowsWritten"] + found["rowsDeduplicated"] == 1_200_010 - 12_000
-    assert (found["rowsDeduplicated"] > 0) == (name != "added")
+    assert found["rowsRead"] == times * rows + 10
+    assert found["rowsQuarantined"] == times * rows // 100
+    assert found["rowsWritten"] + found["rowsDeduplicated"] == found["rowsRead"] - found["rowsQuarantined"]
+    assert (found["rowsDeduplicated"] > times * 1000) == (name != "added")

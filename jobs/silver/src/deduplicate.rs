@@ -346,7 +346,7 @@ mod tests {
                 ("b", Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.1)))),
                 ("n", Arc::new(Int64Array::from(numbers))),
             ];
-            RecordBatch::try_from_iter(columns).unwrap()
+            RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap()
         };
         rows.iter().map(batch).collect()
     }

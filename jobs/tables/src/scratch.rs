@@ -129,7 +129,7 @@ mod tests {
         for (block, batch) in blocks.iter().zip(&batches).rev() {
             assert_eq!(scratch.read(block)?, *batch);
         }
-        assert!(scratch.bytes() < 20_000, "{} bytes are not compressed", scratch.bytes());
+        assert!(scratch.bytes() < 60_000, "{} bytes are not compressed", scratch.bytes());
         Ok(())
     }
 }
