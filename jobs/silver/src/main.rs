@@ -4,10 +4,6 @@ use std::process::ExitCode;
 
 use lakehouse_contract::{Reason, Stage, StageFailure, StageOutcome, env};
 
-/// Decoded columns come and go by the hundred megabytes; this allocator keeps their pages instead of asking the kernel for zeroed ones again.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 #[tokio::main]
 async fn main() -> ExitCode {
     lakehouse_shell::image_main(Stage::Silver, async |spec, storage, progress| match std::env::var(env::CATALOG_URI) {
