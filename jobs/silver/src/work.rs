@@ -256,11 +256,15 @@ impl Stage<'_> {
             }
             let read = read_source(self.storage, source, readings, &self.means, self.progress).await;
             let written = all_written(writing).await;
-            let (collected, written) = match (read, written) {
-                (Ok(collected), written) => (collected, written?),
-                // Files that fail end the reading; reading that fails ends the files, with what it says.
-                (Err(_), Err(failure)) | (Err(failure), Ok(_)) => return Err(failure),
+            let collected = match read {
+                Ok(collected) => collected,
+                // Reading that fails ends all files with what it says. Files that fail end the reading, and know better why.
+                Err(failure) => {
+                    let own = written.into_iter().filter_map(Result::err).find(|own| *own != failure);
+                    return Err(own.unwrap_or(failure));
+                }
             };
+            let written: Vec<Option<StagedTable>> = written.into_iter().collect::<Result<_, _>>()?;
             for ((target, collected), written) in pending.iter_mut().zip(collected).zip(written) {
                 target.state = State::Audited(ready(&target.plan, collected, written, self.means.threads).await?);
             }
@@ -531,10 +535,10 @@ fn in_order(plan: &TablePlan, results: &mut [ExpectationResult]) {
     results.sort_by_key(|result| plan.rule_names.iter().position(|name| *name == result.name));
 }
 
-/// The tables whose files were written while their rows were read; the first failure.
+/// Waits for the tables whose files were written while their rows were read.
 async fn all_written(
     writing: Vec<Option<JoinHandle<Result<StagedTable, StageFailure>>>>,
-) -> Result<Vec<Option<StagedTable>>, StageFailure> {
+) -> Vec<Result<Option<StagedTable>, StageFailure>> {
     let mut written = Vec::with_capacity(writing.len());
     for task in writing {
         written.push(match task {
@@ -542,7 +546,7 @@ async fn all_written(
             Some(task) => joined(task).await.map(Some),
         });
     }
-    written.into_iter().collect()
+    written
 }
 
 /// Deduplicates, checks the rules about the rows of the run, and counts.
