@@ -157,7 +157,7 @@ def test_a_folder_that_takes_no_files_is_named(lake: Lakehouse, tmp_path: Path) 
     assert not list(nowhere.iterdir())
 
 
-@pytest.mark.parametrize("name", ["added", "last", "merged"])
+@pytest.mark.parametrize("name", ["added"])
 def test_more_rows_than_the_kernel_allows_memory(name: str, lake: Lakehouse, tmp_path: Path) -> None:
     """A set beyond the process's hard limit of private memory, which the job finds out by itself."""
     limit, times, rows = 128 << 20, 50, 15_000
