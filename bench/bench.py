@@ -1,183 +1,240 @@
-"""Silver against DuckDB: the same bronze objects, threads, codec, casts, quarantine and deduplication, interleaved, median."""
+"""Silver against DuckDB and Polars: the same bronze objects, threads, codec, casts, quarantine and deduplication, interleaved, median."""
 
 import argparse
-import hashlib
-import json
 import os
-import shutil
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-HERE = Path(__file__).parent
-START, END = "2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"
-PIPELINE = "bench"
+from contenders import (
+    MODES,
+    Measured,
+    definition,
+    generate,
+    parts_of,
+    peer,
+    silver,
+    silver_within,
+    whole_lines,
+)
 
-Work = dict[str, Any]
-Measured = dict[str, float]
+PARTS = ("main", "modes", "plain", "memory")
+FORMATS = ("iceberg", "delta", "parquet")
+Contender = Callable[[], Measured]
+Results = dict[str, list[Measured]]
 
 
 def main() -> None:
-    """Times all and prints the table."""
+    """Times all and prints the tables."""
     arguments = parse()
-    binaries = Path(arguments.bin).resolve()
-    cache = Path(arguments.cache)
-    bronze = generate(binaries, cache, arguments.events)
-    parts = sorted(bronze.rglob("*.ndjson"))
-    megabytes = sum(part.stat().st_size for part in parts) / 1e6
     threads = arguments.threads or len(os.sched_getaffinity(0))
     if threads != len(os.sched_getaffinity(0)):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
-    print(
-        f"{arguments.events:,} events, {megabytes:,.0f} MB of NDJSON in {len(parts)} bronze objects, {threads} threads, "
-        f"zstd level 1, {arguments.rounds} rounds interleaved"
-    )
-    contenders = {"lakehouse silver": lambda: silver(binaries, bronze), "DuckDB": lambda: duckdb(parts, threads)}
-    results: dict[str, list[Measured]] = {name: [] for name in contenders}
-    for _ in range(arguments.rounds):
-        for name, run in contenders.items():
-            results[name].append(run())
-    counts = {name: {(r["written"], r["quarantined"]) for r in rows} for name, rows in results.items()}
-    print_table(results, megabytes)
-    note = agreement(counts)
-    ours, theirs = (statistics.median(r["seconds"] for r in rows) for rows in results.values())
-    print(f"\nRatio: {ours / theirs:.2f} of DuckDB's time. {note}")
-    if arguments.limit and ours / theirs > arguments.limit:
-        sys.exit(f"slower than {arguments.limit} of DuckDB's time")
-
-
-def agreement(counts: dict[str, set[tuple[int, int]]]) -> str:
-    """Checks the counts.
-
-    DuckDB also loses the good line behind some lines that were cut off within a text: they count as its quarantine, and are missing from
-    its result unless it has a copy of them.
-    """
-    if any(len(rounds) != 1 for rounds in counts.values()):
-        sys.exit(f"a contender's counts of (written, quarantined) rows vary: {counts}")
-    (ours,), (theirs,) = counts.values()
-    missing, lost = ours[0] - theirs[0], theirs[1] - ours[1]
-    if not 0 <= missing <= lost <= ours[1] / 50:
-        sys.exit(f"the contenders disagree on (written, quarantined) rows: {counts}")
-    if not lost:
-        return "Both wrote the same numbers of rows."
-    return f"DuckDB lost {lost} good lines that follow a line that is cut off; {missing} of them have no copy."
+    arguments.threads = threads
+    run: dict[str, Callable[[argparse.Namespace], None]] = {
+        "main": main_part,
+        "modes": modes_part,
+        "plain": plain_part,
+        "memory": memory_part,
+    }
+    for name in arguments.only:
+        run[name](arguments)
 
 
 def parse() -> argparse.Namespace:
     """The arguments."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bin", required=True, help="folder of the binaries ingest and silver")
-    parser.add_argument("--cache", required=True, help="folder for generated events")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="these parts of it; default: all")
+    parser.add_argument("--bin", required=True, type=Path, help="folder of the binaries ingest and silver")
+    parser.add_argument("--cache", required=True, type=Path, help="folder for generated events")
     parser.add_argument("--events", type=int, default=3_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, help="default: all")
-    parser.add_argument("--limit", type=float, help="fail when the ratio is above")
+    parser.add_argument("--limit", type=float, help="fail when the main ratio to DuckDB is above")
     parser.add_argument("--quick", action="store_true", help="a tenth of the events, three rounds")
     arguments = parser.parse_args()
+    arguments.bin = arguments.bin.resolve()
     if arguments.quick:
         arguments.events //= 10
         arguments.rounds = 3
     return arguments
 
 
-def spec(root: Path, work: Work) -> Work:
-    """The stage spec that the operator would write."""
-    return {
-        "contract": 1,
-        "pipeline": PIPELINE,
-        "owner": f"local/{PIPELINE}",
-        "run": {"name": "bench", "id": "bench-00000000", "createdAt": "2024-01-02T00:05:00Z"},
-        "attempt": 1,
-        "interval": {"start": START, "end": END},
-        "grain": "daily",
-        "store": {"local": {"root": str(root)}},
-        "work": work,
-    }
+def main_part(arguments: argparse.Namespace) -> None:
+    """One table, all that silver does."""
+    bronze = generate(arguments.bin, arguments.cache, arguments.events)
+    objects, whole = parts_of(bronze), whole_lines(bronze)
+    megabytes = size_of(objects)
+    title(
+        "Silver",
+        f"{arguments.events:,} events, {megabytes:,.0f} MB of NDJSON in {len(objects)} bronze objects, {arguments.threads} threads, zstd "
+        f"level 1, {arguments.rounds} rounds interleaved; Iceberg, replaceInterval",
+    )
+    results = interleaved(
+        {
+            "lakehouse silver": lambda: silver(arguments.bin, bronze),
+            "DuckDB": lambda: peer("duckdb", "dedup", objects, arguments.threads),
+            "Polars": lambda: peer("polars", "dedup", whole, arguments.threads),
+        },
+        arguments.rounds,
+    )
+    print_table(results, megabytes)
+    ours = results.pop("lakehouse silver")
+    print()
+    for name, theirs in results.items():
+        print(f"{shown_ratio(ours, name, theirs)} {agreement(name, ours, theirs)}")
+    if arguments.limit and ratio(ours, results["DuckDB"]) > arguments.limit:
+        sys.exit(f"slower than {arguments.limit} of DuckDB's time")
 
 
-def stage(binaries: Path, name: str, root: Path, work: Work) -> tuple[Measured, dict[str, int]]:
-    """Runs the binary of a stage as a pod would; its wall time and peak memory."""
-    (root / "stage.json").write_text(json.dumps(spec(root, work)))
-    environment = {
-        **os.environ,
-        "LAKEHOUSE_STAGE_SPEC": str(root / "stage.json"),
-        "RUST_LOG": "warn",
-        "LAKEHOUSE_CATALOG_URI": f"sqlite://{root}/catalog.db",
-        "LAKEHOUSE_TERMINATION_PATH": str(root / "termination.json"),
-    }
-    measured = measure([str(binaries / name)], environment)
-    termination = json.loads((root / "termination.json").read_text())
-    if termination.get("failure"):
-        sys.exit(f"{name}: {termination['failure']}")
-    return measured, termination["totals"]
-
-
-def measure(command: list[str], environment: dict[str, str] | None = None) -> Measured:
-    """Runs a command: seconds of wall and CPU time, peak memory in MiB."""
-    begin = time.perf_counter()
-    process = subprocess.Popen(command, env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - begin
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"{command[0]} ended with {process.returncode}")
-    return {"seconds": seconds, "cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss / 1024}
-
-
-def generate(binaries: Path, cache: Path, events: int) -> Path:
-    """Bronze objects of the product's own generator; made once per version of it."""
-    version = hashlib.sha256((binaries / "ingest").read_bytes()).hexdigest()[:12]
-    root = cache / f"events-{events}-{version}"
-    if not (root / "ready").exists():
-        shutil.rmtree(root, ignore_errors=True)
-        root.mkdir(parents=True)
-        source = {
-            "events": events,
-            "users": 50_000,
-            "products": 2_000,
-            "seed": 7,
-            "duplicatesPerTenThousand": 200,
-            "faultsPerTenThousand": 50,
-        }
-        stage(
-            binaries, "ingest", root, {"ingest": {"sources": [{"name": "events", "source": {"clickstream": source}}]}}
+def modes_part(arguments: argparse.Namespace) -> None:
+    """Every format and write mode, into an empty table."""
+    bronze = generate(arguments.bin, arguments.cache, arguments.events)
+    objects, whole = parts_of(bronze), whole_lines(bronze)
+    rounds = min(3, arguments.rounds)
+    title(
+        "Formats and write modes",
+        f"the same events into an empty table, {rounds} rounds interleaved. The peers write one Parquet file and no table: no log, no catalog, "
+        "no exactly-once commit, whatever the format. Their work for merge is the newest row per key; for all others any row per key",
+    )
+    contenders: dict[str, Contender] = {}
+    for table_format in FORMATS:
+        for mode in MODES:
+            if (table_format, mode) != ("parquet", "merge"):
+                contenders[f"{table_format} {mode}"] = lambda f=table_format, m=mode: silver(
+                    arguments.bin, bronze, m, f
+                )
+    for task in ("dedup", "merge"):
+        contenders[f"duckdb {task}"] = lambda t=task: peer("duckdb", t, objects, arguments.threads)
+        contenders[f"polars {task}"] = lambda t=task: peer("polars", t, whole, arguments.threads)
+    results = interleaved(contenders, rounds)
+    print(
+        "\n| format | mode | seconds (median) | CPU seconds | peak memory MB | DuckDB's time | of it | Polars' time | of it |"
+    )
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    for name in contenders:
+        table_format, mode = name.split()
+        if table_format not in FORMATS:
+            continue
+        ours, task = results[name], "merge" if mode == "merge" else "dedup"
+        peers = (results[f"{peer_name} {task}"] for peer_name in ("duckdb", "polars"))
+        against = " | ".join(f"{median(theirs, 'seconds'):.2f} | {ratio(ours, theirs):.2f}" for theirs in peers)
+        print(
+            f"| {table_format} | {mode} | {median(ours, 'seconds'):.2f} | {median(ours, 'cpu'):.2f} | {peak(ours):,.0f} | {against} |"
         )
-        (root / "ready").touch()
-    return root / "bronze"
 
 
-def silver(binaries: Path, bronze: Path) -> Measured:
-    """The product: the silver binary on these objects, into an empty table."""
-    definition = json.loads((HERE / "silver.json").read_text())
-    work = {
-        "silver": {
-            "input": {"run": "bench-00000000"},
-            "tables": [{"table": definition, "decode": "ndjson", "definitionDigest": "bench"}],
-        }
-    }
-    with tempfile.TemporaryDirectory(dir=bronze.parent.parent) as folder:
-        root = Path(folder)
-        (root / "bronze").symlink_to(bronze)
-        measured, totals = stage(binaries, "silver", root, work)
-        size = sum(file.stat().st_size for file in (root / "silver").rglob("*.parquet"))
-    return {**measured, "written": totals["rowsWritten"], "quarantined": totals["rowsQuarantined"], "bytes": size}
+def plain_part(arguments: argparse.Namespace) -> None:
+    """NDJSON to Parquet: types, and nothing else."""
+    bronze = generate(arguments.bin, arguments.cache, arguments.events, faults=False)
+    objects = parts_of(bronze)
+    megabytes = size_of(objects)
+    title(
+        "NDJSON to Parquet",
+        f"{arguments.events:,} events without copies and faults, {megabytes:,.0f} MB, {arguments.threads} threads, no rules, no "
+        f"deduplication, {arguments.rounds} rounds interleaved; ours checks every object's SHA-256 and commits a Parquet table",
+    )
+    results = interleaved(
+        {
+            "lakehouse silver": lambda: silver(arguments.bin, bronze, "overwrite", "parquet", plain=True),
+            "DuckDB": lambda: peer("duckdb", "plain", objects, arguments.threads),
+            "Polars": lambda: peer("polars", "plain", objects, arguments.threads),
+        },
+        arguments.rounds,
+    )
+    print_table(results, megabytes)
+    ours = results.pop("lakehouse silver")
+    print(
+        f"\n{megabytes / 1000 / median(ours, 'seconds'):.2f} GB/s; per second of processor time {megabytes / 1000 / median(ours, 'cpu'):.2f} GB."
+    )
+    for name, theirs in results.items():
+        print(shown_ratio(ours, name, theirs))
+        if {row["written"] for row in ours} != {row["written"] for row in theirs}:
+            sys.exit(f"{name} wrote another number of rows")
 
 
-def duckdb(parts: list[Path], threads: int) -> Measured:
-    """The peer on the same objects."""
-    with tempfile.TemporaryDirectory(dir=parts[0].parents[5]) as folder:
-        command = [sys.executable, str(HERE / "duckdb_job.py"), folder, str(threads), START, END, *map(str, parts)]
-        measured = measure(command)
-        counts = json.loads((Path(folder) / "counts.json").read_text())
-        size = sum(file.stat().st_size for file in Path(folder).glob("*.parquet"))
-    return {**measured, **counts, "bytes": size}
+def memory_part(arguments: argparse.Namespace) -> None:
+    """Ten times as many bytes of bronze as the process may have of memory."""
+    bronze = generate(arguments.bin, arguments.cache, arguments.events)
+    megabytes = size_of(parts_of(bronze))
+    limit = max(int(megabytes * 1e5), 64 << 20)
+    title(
+        "A tenth of the memory",
+        f"{megabytes:,.0f} MB of NDJSON by a process that may have {limit / 1e6:,.0f} MB of private memory (RLIMIT_DATA); more is refused by the kernel",
+    )
+    print("\n| format | mode | seconds | CPU seconds | peak memory MB | rows written | quarantined |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    for mode in MODES:
+        row = silver_within(arguments.bin, bronze, definition(mode, "iceberg"), limit)
+        print(
+            f"| iceberg | {mode} | {row['seconds']:.2f} | {row['cpu']:.2f} | {row['memory']:,.0f} | {row['written']:,} | {row['quarantined']:,} |"
+        )
 
 
-def print_table(results: dict[str, list[Measured]], megabytes: float) -> None:
+def interleaved(contenders: dict[str, Contender], rounds: int) -> Results:
+    """Every contender in turn, round by round, so that a slower machine slows all of them."""
+    results: Results = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, run in contenders.items():
+            results[name].append(run())
+    return results
+
+
+def agreement(name: str, ours: list[Measured], theirs: list[Measured]) -> str:
+    """Checks the counts.
+
+    DuckDB also loses the good line behind some lines that were cut off within a text: they count as its quarantine, and are missing from
+    its result unless it has a copy of them. Polars gets no malformed lines, since its reader gives up at the first one.
+    """
+    counts = [{(row["written"], row["quarantined"]) for row in rows} for rows in (ours, theirs)]
+    if any(len(rounds) != 1 for rounds in counts):
+        sys.exit(f"{name}: counts of (written, quarantined) rows vary: {counts}")
+    (own,), (other,) = counts
+    missing, lost = own[0] - other[0], other[1] - own[1]
+    if name == "Polars":
+        if missing or lost > 0:
+            sys.exit(f"{name} disagrees on (written, quarantined) rows: {counts}")
+        return f"It was spared {-lost} malformed lines, at the first of which its reader gives up."
+    if not 0 <= missing <= lost <= own[1] / 50:
+        sys.exit(f"{name} disagrees on (written, quarantined) rows: {counts}")
+    if not lost:
+        return "Both wrote the same numbers of rows."
+    return f"It lost {lost} good lines that follow a line that is cut off; {missing} of them have no copy."
+
+
+def title(name: str, text: str) -> None:
+    """Begins a part of the output."""
+    print(f"\n## {name}\n\n{text}.", flush=True)
+
+
+def size_of(parts: list[Path]) -> float:
+    """Their size in MB."""
+    return sum(part.stat().st_size for part in parts) / 1e6
+
+
+def median(rows: list[Measured], what: str) -> float:
+    """The median of a measurement."""
+    return statistics.median(row[what] for row in rows)
+
+
+def peak(rows: list[Measured]) -> float:
+    """The highest peak of memory."""
+    return max(row["memory"] for row in rows)
+
+
+def ratio(ours: list[Measured], theirs: list[Measured]) -> float:
+    """Our wall time as a share of theirs."""
+    return median(ours, "seconds") / median(theirs, "seconds")
+
+
+def shown_ratio(ours: list[Measured], name: str, theirs: list[Measured]) -> str:
+    """The ratio as a sentence."""
+    cpu = median(ours, "cpu") / median(theirs, "cpu")
+    return f"{ratio(ours, theirs):.2f} of {name}'s time ({1 / ratio(ours, theirs):.2f} times as fast), {cpu:.2f} of its processor time."
+
+
+def print_table(results: Results, megabytes: float) -> None:
     """A row per contender."""
     print(
         "\n| | seconds (median) | fastest | slowest | CPU seconds | MB/s | peak memory MB | rows written | quarantined | Parquet MB |"
@@ -185,13 +242,11 @@ def print_table(results: dict[str, list[Measured]], megabytes: float) -> None:
     print("|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
     for name, rows in results.items():
         seconds = [row["seconds"] for row in rows]
-        median = statistics.median(seconds)
-        cpu = statistics.median(row["cpu"] for row in rows)
-        memory = max(row["memory"] for row in rows)
         last = rows[-1]
         print(
-            f"| {name} | {median:.2f} | {min(seconds):.2f} | {max(seconds):.2f} | {cpu:.2f} | {megabytes / median:,.0f} | {memory:,.0f} | "
-            f"{last['written']:,} | {last['quarantined']:,} | {last['bytes'] / 1e6:,.0f} |"
+            f"| {name} | {median(rows, 'seconds'):.2f} | {min(seconds):.2f} | {max(seconds):.2f} | {median(rows, 'cpu'):.2f} | "
+            f"{megabytes / median(rows, 'seconds'):,.0f} | {peak(rows):,.0f} | {last['written']:,} | {last['quarantined']:,} | "
+            f"{last['bytes'] / 1e6:,.0f} |"
         )
 
 

@@ -54,6 +54,7 @@ pub(crate) fn table_failure(error: &TableError) -> StageFailure {
         TableError::Corrupt { .. } | TableError::AppendRewritten { .. } | TableError::NoSuchSnapshot { .. } => Reason::InputCorrupt,
         TableError::Iceberg { .. } => Reason::StoreUnavailable,
         TableError::Delta { cause, .. } => delta_reason(cause),
+        TableError::Scratch { .. } => Reason::ResourcesExhausted,
         TableError::Arrow { .. } | TableError::Task { .. } => Reason::Internal,
     };
     StageFailure::new(reason, error)

@@ -12,7 +12,7 @@ use lakehouse_contract::{
 };
 use lakehouse_storage::Storage;
 use lakehouse_tables::{
-    BatchStream, BoxError, Commit, Committed, Declared, PartitionField, Table, TableDef, TableFormat, Tables, WriteMode, one_stream,
+    BatchStream, BoxError, Commit, Committed, Declared, PartitionField, Table, TableDef, TableFormat, Tables, WriteMode,
 };
 
 use crate::{
@@ -223,7 +223,7 @@ impl ModelRun<'_> {
         let commit = Commit { token: digest_json(&tokens), interval: *newest, mode, origin: None, summary: BTreeMap::new() };
         let merged = self.table.stage(streams, &commit).await.map_err(failed)?;
         let commit = Commit { mode: WriteMode::Overwrite, ..commit };
-        let staged = self.table.stage(vec![one_stream(merged.into_winners())], &commit).await.map_err(failed)?;
+        let staged = self.table.stage(vec![merged.into_winners()], &commit).await.map_err(failed)?;
         self.progress.step(&format!("commit {} of all intervals", self.model.table), Some(staged.rows()));
         self.table.commit(staged, &commit).await.map_err(failed)?;
         Ok(())

@@ -2,14 +2,10 @@
 
 use std::sync::Arc;
 
-use arrow::{
-    array::RecordBatch,
-    datatypes::{DataType, SchemaRef},
-};
+use arrow::datatypes::{DataType, SchemaRef};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use datafusion::{
     catalog::TableProvider,
-    datasource::MemTable,
     error::DataFusionError,
     functions_aggregate::expr_fn::max,
     prelude::{SessionContext, col, lit},
@@ -118,17 +114,17 @@ impl Rules {
         self.rules.iter().any(|rule| rule.check.is_of_table())
     }
 
-    /// Checks the rules about the rows of a run.
+    /// Whether one of them is about the rows of a run, so that [`Self::check_batch`] has something to do.
+    pub fn any_of_batch(&self) -> bool {
+        self.rules.iter().any(|rule| !rule.check.is_of_table())
+    }
+
+    /// Checks the rules about the rows of a run, of which `rows` are all; they are read several times.
     ///
     /// # Errors
     /// `SqlFailed` when one cannot be evaluated. A broken rule is a result, see [`crate::failure_of`].
-    pub async fn check_batch(&self, schema: &SchemaRef, batches: &[RecordBatch]) -> Result<Vec<ExpectationResult>, StageFailure> {
-        if self.rules.iter().all(|rule| rule.check.is_of_table()) {
-            return Ok(Vec::new());
-        }
-        let rows = MemTable::try_new(schema.clone(), vec![batches.to_vec()]).map_err(|error| StageFailure::new(Reason::Internal, error))?;
-        let interval = None;
-        self.check(Arc::new(rows), interval, |check| !check.is_of_table()).await
+    pub async fn check_batch(&self, rows: Arc<dyn TableProvider>) -> Result<Vec<ExpectationResult>, StageFailure> {
+        self.check(rows, None, |check| !check.is_of_table()).await
     }
 
     /// Checks the rules about the whole table, of which `rows` are all rows, for a run of `interval`.

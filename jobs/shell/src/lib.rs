@@ -7,7 +7,6 @@ mod image;
 mod journal;
 mod lineage;
 mod log;
-pub mod memory;
 mod open;
 
 use std::time::Instant;
@@ -21,6 +20,7 @@ use lineage::Recorder;
 
 pub use image::image_main;
 pub use journal::{JournalWriter, conceal};
+pub use lakehouse_storage::memory;
 pub use log::{LogProgress, init_json_logs};
 pub use open::{open_storage, storage_failure};
 

@@ -2,6 +2,7 @@
 
 use arrow::{
     array::{Array, BooleanArray, RecordBatch},
+    compute::and,
     util::display::array_value_to_string,
 };
 use lakehouse_api::pipeline::{Otherwise, Outside};
@@ -21,15 +22,23 @@ use crate::{
 /// Rule of rows outside of the interval.
 const OUTSIDE: &str = "outside_interval";
 
-/// What came out of one or several units.
-#[derive(Debug, Default)]
+/// What came out of one unit.
+#[derive(Debug)]
 pub(crate) struct Audited {
-    /// Rows to write, in the order of records; one batch per unit.
-    pub(crate) batches: Vec<RecordBatch>,
-    /// Hashes of the keys of each batch, where the table is deduplicated.
-    pub(crate) hashes: Vec<KeyHashes>,
+    /// Rows to write, in the order of records. Those that do not stay may have nulls in required columns.
+    pub(crate) batch: RecordBatch,
+    /// Which of them stay, in a table that is deduplicated and so masked in any case; all, where it is absent.
+    pub(crate) keep: Option<BooleanArray>,
+    /// Hashes of the keys, where the table is deduplicated.
+    pub(crate) hashes: Option<KeyHashes>,
     /// Records that go to quarantine.
     pub(crate) quarantined: Vec<Quarantined>,
+    pub(crate) tally: Tally,
+}
+
+/// What was counted in one or several units.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
     /// Records read.
     pub(crate) read: u64,
     /// Rows dropped.
@@ -44,12 +53,9 @@ pub(crate) struct Audited {
     outside: (u64, Option<String>),
 }
 
-impl Audited {
-    /// Adds what came out of the next unit.
-    pub(crate) fn merge(&mut self, next: Audited) {
-        self.batches.extend(next.batches);
-        self.hashes.extend(next.hashes);
-        self.quarantined.extend(next.quarantined);
+impl Tally {
+    /// Adds what was counted in the next unit.
+    pub(crate) fn merge(&mut self, next: Tally) {
         self.read += next.read;
         self.dropped += next.dropped;
         for (sums, more) in [(&mut self.checked, next.checked), (&mut self.broken, next.broken)] {
@@ -100,25 +106,32 @@ impl Audited {
 /// `CastFailed`, `SqlFailed`, or `Internal`.
 pub(crate) fn audit(plan: &TablePlan, partners: &Partners, unit: &Unit, facts: RunFacts, hasher: &Hasher) -> Result<Audited, StageFailure> {
     let (mut rows, raw) = decode(plan, unit, facts)?;
-    let mut audited = Audited { read: rows.read, ..Audited::default() };
+    let mut tally = Tally { read: rows.read, ..Tally::default() };
     for rule in &plan.row_rules {
-        let holds = rule.holds(&plan.table, &rows.batch, partners)?;
-        audited.checked.push(holds.len() as u64);
-        let failed = (holds.len() - holds.true_count()) as u64;
-        audited.broken.push(failed);
-        audited.broken_example.push(None);
+        let mut holds = rule.holds(&plan.table, &rows.batch, partners);
+        if holds.is_err() && rows.keep.is_some() {
+            // It may be a row that an earlier rule took out.
+            rows.settle()?;
+            holds = rule.holds(&plan.table, &rows.batch, partners);
+        }
+        let holds = holds?;
+        let staying = rows.staying() as u64;
+        tally.checked.push(staying);
+        let failed = staying - holding(&rows, &holds)?;
+        tally.broken.push(failed);
+        tally.broken_example.push(None);
         if failed == 0 {
             continue;
         }
         match rule.otherwise {
             Otherwise::Warn => {}
             Otherwise::Fail => {
-                if let Some(example) = audited.broken_example.last_mut() {
+                if let Some(example) = tally.broken_example.last_mut() {
                     *example = first_broken(&rows, unit, &holds, &raw);
                 }
             }
             Otherwise::Drop => {
-                audited.dropped += failed;
+                tally.dropped += failed;
                 rows.retain(&holds)?;
             }
             Otherwise::Quarantine => {
@@ -131,12 +144,12 @@ pub(crate) fn audit(plan: &TablePlan, partners: &Partners, unit: &Unit, facts: R
     if let Some(interval) = &plan.interval {
         let column = rows.batch.column(interval.column).clone();
         let inside = inside(&column, facts);
-        let outside = (inside.len() - inside.true_count()) as u64;
+        let outside = rows.staying() as u64 - holding(&rows, &inside)?;
         match interval.outside {
             _ if outside == 0 => {}
-            Outside::Fail => audited.outside = (outside, first_broken(&rows, unit, &inside, &raw)),
+            Outside::Fail => tally.outside = (outside, first_broken(&rows, unit, &inside, &raw)),
             Outside::Drop => {
-                audited.dropped += outside;
+                tally.dropped += outside;
                 rows.retain(&inside)?;
             }
             Outside::Quarantine => {
@@ -151,12 +164,21 @@ pub(crate) fn audit(plan: &TablePlan, partners: &Partners, unit: &Unit, facts: R
     }
     // In the order of records, whichever check found them.
     rows.quarantined.sort_by_key(|row| row.position);
-    if let Some(rule) = &plan.deduplicate {
-        audited.hashes.push(hasher.hash(&rows.batch, &rule.key)?);
-    }
-    audited.quarantined = rows.quarantined;
-    audited.batches.push(rows.batch);
-    Ok(audited)
+    let hashes = match &plan.deduplicate {
+        Some(rule) => Some(hasher.hash(&rows.batch, rows.keep.as_ref(), &rule.key)?),
+        None => {
+            rows.settle()?;
+            None
+        }
+    };
+    Ok(Audited { batch: rows.batch, keep: rows.keep, hashes, quarantined: rows.quarantined, tally })
+}
+
+/// How many of the rows that stay so far fulfil a condition.
+fn holding(rows: &Rows, holds: &BooleanArray) -> Result<u64, StageFailure> {
+    let both = rows.keep.as_ref().map(|keep| and(keep, holds)).transpose();
+    let both = both.map_err(|error| StageFailure::new(Reason::Internal, error))?;
+    Ok(both.as_ref().unwrap_or(holds).true_count() as u64)
 }
 
 /// Moves the rows where `keep` is false to quarantine.
@@ -168,7 +190,7 @@ fn set_aside(
     rule: &str,
     reason: &dyn Fn(usize) -> String,
 ) -> Result<(), StageFailure> {
-    let aside = keep.values().iter().enumerate().filter(|(_, keep)| !keep).map(|(row, _)| {
+    let aside = keep.values().iter().enumerate().filter(|(row, keep)| !keep && rows.stays(*row)).map(|(row, _)| {
         let ordinal = rows.ordinals[row];
         Quarantined {
             object: unit.object.clone(),
@@ -185,7 +207,7 @@ fn set_aside(
 
 /// The first row where `holds` is false, as a message shows it.
 fn first_broken(rows: &Rows, unit: &Unit, holds: &BooleanArray, raw: &Raw<'_>) -> Option<String> {
-    let row = holds.values().iter().position(|holds| !holds)?;
+    let (row, _) = holds.values().iter().enumerate().find(|(row, holds)| !holds && rows.stays(*row))?;
     let ordinal = rows.ordinals[row];
     Some(format!("record {} of object {}: {}", unit.first_position + u64::from(ordinal), unit.object, shorten(&raw(ordinal))))
 }

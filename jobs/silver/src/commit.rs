@@ -2,19 +2,17 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use arrow::array::RecordBatch;
 use datafusion::{catalog::TableProvider, prelude::SessionContext, scalar::ScalarValue};
-use futures::{StreamExt, stream};
 use iceberg_commit::CommitError;
 use lakehouse_contract::{CommitToken, Reason, StageFailure, StageSpec, TableReport};
 use lakehouse_shell::storage_failure;
 use lakehouse_tables::{
-    Audit, BatchStream, BoxError, Candidate, Commit, Committed, Staged, Table, TableDef, TableError, Tables, WriteMode, delta_reason,
+    Audit, BatchStream, Candidate, Commit, Committed, ScratchError, Staged, Table, TableDef, TableError, Tables, WriteMode, delta_reason,
 };
 
 use crate::{
-    quarantine::{self, INTERVAL_START, Quarantined},
-    unit::RunFacts,
+    held::Rows,
+    quarantine::{self, INTERVAL_START},
 };
 
 /// Key of the report within a commit's summary.
@@ -22,6 +20,12 @@ const REPORT: &str = "report";
 
 /// The failure that a table's error means for the stage.
 pub(crate) fn table_failure(error: &TableError) -> StageFailure {
+    // What the rows' own source says.
+    if let TableError::Source { cause, .. } = error
+        && let Some(failure) = cause.downcast_ref::<StageFailure>()
+    {
+        return failure.clone();
+    }
     let reason = match error {
         TableError::OwnedByOther { .. } => Reason::TableOwnedByOther,
         TableError::Definition { .. } | TableError::Unsupported { .. } => Reason::InvalidDefinition,
@@ -29,6 +33,8 @@ pub(crate) fn table_failure(error: &TableError) -> StageFailure {
         TableError::MergeTie { .. } => Reason::MergeTie,
         TableError::Conflict { .. } => Reason::CommitConflict,
         TableError::Storage(error) => return storage_failure(error),
+        TableError::Source { cause, .. } if cause.is::<ScratchError>() => Reason::ResourcesExhausted,
+        TableError::Scratch { .. } => Reason::ResourcesExhausted,
         TableError::Delta { cause, .. } => delta_reason(cause),
         TableError::Commit(CommitError::Database { .. }) => Reason::CatalogUnavailable,
         TableError::Commit(CommitError::Conflict { .. }) => Reason::CommitConflict,
@@ -92,19 +98,30 @@ pub(crate) fn balanced(report: &TableReport) -> Result<(), StageFailure> {
     ))
 }
 
-/// Writes the rows of a table as files that no reader sees; `report` goes into the commit's summary.
+/// Writes the rows of a table as files that no reader sees; they are committed with the report of [`StagedTable::with_report`].
 pub(crate) async fn stage(
     spec: &StageSpec,
     table: Arc<dyn Table>,
     mode: WriteMode,
     token: CommitToken,
-    batches: Vec<RecordBatch>,
-    report: &TableReport,
-    threads: usize,
+    rows: Vec<BatchStream>,
 ) -> Result<StagedTable, StageFailure> {
-    let commit = Commit { token: token.0, interval: spec.interval, mode, origin: None, summary: summary(report)? };
-    let staged = table.stage(streams(batches, threads), &commit).await.map_err(|error| table_failure(&error))?;
+    let commit = Commit { token: token.0, interval: spec.interval, mode, origin: None, summary: BTreeMap::new() };
+    let staged = table.stage(rows, &commit).await.map_err(|error| table_failure(&error))?;
     Ok(StagedTable { table, staged, commit })
+}
+
+impl StagedTable {
+    /// With the report that goes into the commit's summary.
+    pub(crate) fn with_report(mut self, report: &TableReport) -> Result<Self, StageFailure> {
+        self.commit.summary = summary(report)?;
+        Ok(self)
+    }
+
+    /// Rows in it.
+    pub(crate) fn rows(&self) -> u64 {
+        self.staged.rows()
+    }
 }
 
 fn summary(report: &TableReport) -> Result<BTreeMap<String, String>, StageFailure> {
@@ -161,19 +178,16 @@ pub(crate) async fn stage_quarantine(
     tables: &Tables,
     definition: &TableDef,
     token: CommitToken,
-    rows: Vec<Quarantined>,
-    facts: RunFacts,
+    rows: Rows,
 ) -> Result<Option<StagedTable>, StageFailure> {
     let definition = quarantine::definition(definition);
-    if rows.is_empty() && !holds_rows(spec, tables, &definition).await? {
+    if rows.count() == 0 && !holds_rows(spec, tables, &definition).await? {
         return Ok(None);
     }
     let table = tables.ensure(&definition).await.map_err(|error| table_failure(&error))?;
     let mode = WriteMode::ReplaceInterval { column: INTERVAL_START.to_owned() };
-    let batches = quarantine::batches(&rows, facts).map_err(|error| StageFailure::new(Reason::Internal, error))?;
-    drop(rows);
     let report = TableReport { name: definition.table.to_string(), ..TableReport::default() };
-    stage(spec, table, mode, token, batches, &report, 1).await.map(Some)
+    stage(spec, table, mode, token, rows.into_streams(1)).await?.with_report(&report).map(Some)
 }
 
 /// Whether the quarantine table exists with rows of the run's interval.
@@ -202,23 +216,4 @@ pub(crate) async fn commit(staged: StagedTable) -> Result<TableReport, StageFail
     let committed = table.commit(staged, &commit).await.map_err(|error| table_failure(&error))?;
     let report = commit.summary.get(REPORT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     Ok(completed(report, &name, &committed))
-}
-
-/// Batches as one stream per thread, neighbours together.
-fn streams(batches: Vec<RecordBatch>, threads: usize) -> Vec<BatchStream> {
-    let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    let share = rows.div_ceil(threads.max(1)).max(1);
-    let mut parts: Vec<Vec<RecordBatch>> = Vec::new();
-    let mut filled = share;
-    for batch in batches.into_iter().filter(|batch| batch.num_rows() > 0) {
-        if filled >= share {
-            parts.push(Vec::new());
-            filled = 0;
-        }
-        filled += batch.num_rows();
-        if let Some(part) = parts.last_mut() {
-            part.push(batch);
-        }
-    }
-    parts.into_iter().map(|part| stream::iter(part.into_iter().map(Ok::<_, BoxError>)).boxed()).collect()
 }

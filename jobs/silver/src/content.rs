@@ -10,23 +10,19 @@ use lakehouse_storage::{Layer, Storage, StorageError};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-/// Bytes asked of the store at a time; two requests' worth are in memory beside what is being decoded.
-const REQUEST: u64 = 8 << 20;
-/// Bytes of decompressed content handed on at a time.
-const PIECE: usize = 4 << 20;
-
 /// Some bytes of the object that is being read, or why there are none.
 pub(crate) type Received = Result<Bytes, StageFailure>;
 
-/// Sends the bytes of `objects`, one after the other, each closed by an empty piece.
+/// Sends the bytes of `objects`, one after the other, each closed by an empty piece. `size` bytes are asked of the store at a time; three such
+/// requests' worth are in memory beside what is being decoded.
 ///
 /// Ends early when nobody listens any more. A failure is sent and ends it: `InputCorrupt` when an object is missing or has another
 /// length than the manifest says, or what the store says.
-pub(crate) async fn fetch(storage: Storage, objects: Vec<BronzeObject>, pieces: mpsc::Sender<Received>) {
+pub(crate) async fn fetch(storage: Storage, objects: Vec<BronzeObject>, size: usize, pieces: mpsc::Sender<Received>) {
     for object in &objects {
         let mut start = 0;
         loop {
-            let end = object.bytes.min(start + REQUEST);
+            let end = object.bytes.min(start + size as u64);
             let received = request(&storage, object, start..end).await;
             let failed = received.is_err();
             if pieces.send(received).await.is_err() || failed {
@@ -148,6 +144,8 @@ impl Compression {
 /// The decompressed content of one object.
 pub(crate) struct Content<'r> {
     object: &'r BronzeObject,
+    /// Bytes of decompressed content handed on at a time.
+    size: usize,
     compression: Compression,
     source: Source<'r>,
 }
@@ -169,11 +167,16 @@ pub(crate) enum Piece {
 }
 
 impl<'r> Content<'r> {
-    /// The content of `object`, the bytes of which come next from `pieces`.
+    /// The content of `object`, the bytes of which come next from `pieces`, decompressed in pieces of `size` bytes.
     ///
     /// # Errors
     /// `Internal` when no decoder can be made.
-    pub(crate) fn new(object: &'r BronzeObject, decode: &Decode, pieces: &'r mut mpsc::Receiver<Received>) -> Result<Self, StageFailure> {
+    pub(crate) fn new(
+        object: &'r BronzeObject,
+        decode: &Decode,
+        size: usize,
+        pieces: &'r mut mpsc::Receiver<Received>,
+    ) -> Result<Self, StageFailure> {
         let mut stored = Stored { pieces, digest: Sha256::new(), ahead: Bytes::new(), ended: false, failure: None };
         stored.ahead = stored.piece();
         let compression = Compression::of(&stored.ahead, decode);
@@ -185,7 +188,7 @@ impl<'r> Content<'r> {
                 Source::Zstandard(Box::new(decoder))
             }
         };
-        Ok(Self { object, compression, source })
+        Ok(Self { object, size, compression, source })
     }
 
     /// Reads on.
@@ -198,8 +201,8 @@ impl<'r> Content<'r> {
             Source::Gzip(decoder) => decoder,
             Source::Zstandard(decoder) => decoder,
         };
-        let mut piece = Vec::with_capacity(PIECE);
-        match decoder.take(PIECE as u64).read_to_end(&mut piece) {
+        let mut piece = Vec::with_capacity(self.size);
+        match decoder.take(self.size as u64).read_to_end(&mut piece) {
             Ok(0) => Piece::End,
             Ok(_) => Piece::Bytes(piece.into()),
             Err(error) => Piece::Damaged(piece.into(), format!("the {} data is damaged or cut off: {error}", self.compression.name())),

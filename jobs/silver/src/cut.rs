@@ -12,13 +12,11 @@ use crate::{
     unit::{EXCERPT, Unit, lines},
 };
 
-/// Bytes of a range of lines; small enough that a handful keep all cores busy, large enough for good column chunks.
-const RANGE: usize = 4 << 20;
 /// Largest decompressed object of a format that is decoded whole, in bytes.
 const LARGEST_WHOLE: u64 = 1 << 30;
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// Cuts `objects`, whose bytes come from `pieces`, and sends their units in order.
+/// Cuts `objects`, whose bytes come from `pieces`, and sends their units in order; ranges of lines have about `size` bytes.
 ///
 /// Ends early, without an error, when nobody listens any more.
 ///
@@ -28,14 +26,15 @@ pub(crate) fn cut(
     objects: &[BronzeObject],
     decode: &Decode,
     max_record_bytes: u64,
+    size: usize,
     mut pieces: mpsc::Receiver<Received>,
     units: &mpsc::Sender<Unit>,
 ) -> Result<(), StageFailure> {
     for object in objects {
-        let mut content = Content::new(object, decode, &mut pieces)?;
+        let mut content = Content::new(object, decode, size, &mut pieces)?;
         let mut emit = |unit: Unit| units.blocking_send(unit).is_ok();
         let listening = if *decode == Decode::Ndjson {
-            Lines::new(object, max_record_bytes).cut(&mut content, &mut emit)
+            Lines::new(object, max_record_bytes, size).cut(&mut content, &mut emit)
         } else {
             let largest = if matches!(decode, Decode::Html { .. }) { html::LARGEST } else { LARGEST_WHOLE };
             whole(object, decode, &mut content, largest, &mut emit)
@@ -118,6 +117,8 @@ fn without_mark(bytes: Bytes) -> Bytes {
 struct Lines<'o> {
     object: &'o BronzeObject,
     max_record_bytes: u64,
+    /// Bytes of a range of lines.
+    size: usize,
     /// Number of the next record.
     position: u64,
     /// Bytes of content before those in `rest`.
@@ -129,8 +130,8 @@ struct Lines<'o> {
 }
 
 impl<'o> Lines<'o> {
-    fn new(object: &'o BronzeObject, max_record_bytes: u64) -> Self {
-        Self { object, max_record_bytes, position: 0, offset: 0, rest: BytesMut::new(), skipping: None }
+    fn new(object: &'o BronzeObject, max_record_bytes: u64, size: usize) -> Self {
+        Self { object, max_record_bytes, size, position: 0, offset: 0, rest: BytesMut::new(), skipping: None }
     }
 
     /// False when nobody listens.
@@ -173,7 +174,7 @@ impl<'o> Lines<'o> {
             }
         }
         while let Some(last) = memchr::memrchr(b'\n', &piece) {
-            let wanted = RANGE.min(last);
+            let wanted = self.size.min(last);
             let end = memchr::memchr(b'\n', &piece[wanted..]).map_or(last, |offset| wanted + offset);
             if !self.emit(piece.split_to(end + 1), emit) {
                 return false;

@@ -15,16 +15,18 @@ use arrow::{
         Array, ArrayRef, AsArray, BooleanArray, Decimal128Array, Float32Array, Float64Array, PrimitiveArray, RecordBatch, StringArray,
     },
     buffer::{BooleanBuffer, MutableBuffer},
-    compute::filter_record_batch,
     datatypes::{DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, TimestampMicrosecondType},
     util::bit_util::unset_bit,
 };
 use hashbrown::HashTable;
 use lakehouse_api::pipeline::Keep;
 use lakehouse_contract::{Reason, StageFailure};
+use lakehouse_tables::{Block, Scratch};
+
+use crate::held::scratch_failure;
 
 /// Number of shards; a power of two.
-const SHARDS: usize = 64;
+pub(crate) const SHARDS: usize = 64;
 
 /// A row by its key's hash.
 #[derive(Clone, Copy, Debug)]
@@ -39,19 +41,34 @@ pub(crate) struct KeyHashes {
     shards: Vec<Vec<Entry>>,
 }
 
+impl KeyHashes {
+    /// Bytes of memory that they take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.shards.iter().map(|shard| shard.capacity() * size_of::<Entry>()).sum()
+    }
+
+    /// The rows of a shard, in order.
+    pub(crate) fn rows(&self, shard: usize) -> impl Iterator<Item = u32> + '_ {
+        self.shards[shard].iter().map(|entry| entry.row)
+    }
+}
+
 /// Hashes keys. Its seed is random: no input can be made to collide, and no outcome depends on it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Hasher(RandomState);
 
 impl Hasher {
-    /// Hashes the key columns of a batch.
+    /// Hashes the key columns of the rows of a batch that stay so far.
     ///
     /// # Errors
     /// `Internal` for a column type that silver does not have.
-    pub(crate) fn hash(&self, batch: &RecordBatch, key: &[usize]) -> Result<KeyHashes, StageFailure> {
+    pub(crate) fn hash(&self, batch: &RecordBatch, keep: Option<&BooleanArray>, key: &[usize]) -> Result<KeyHashes, StageFailure> {
         let columns = keys(batch, key)?;
         let mut shards: Vec<Vec<Entry>> = (0..SHARDS).map(|_| Vec::with_capacity(batch.num_rows() / SHARDS * 5 / 4 + 8)).collect();
         for row in 0..batch.num_rows() {
+            if keep.is_some_and(|keep| !keep.value(row)) {
+                continue;
+            }
             let mut hash = 0;
             for column in &columns {
                 hash = column.hash(&self.0, row, hash);
@@ -162,52 +179,101 @@ impl Key {
     }
 }
 
-/// The rows that stay, and how many went.
-#[derive(Debug)]
-pub(crate) struct Deduplicated {
-    /// The batches, filtered.
-    pub(crate) batches: Vec<RecordBatch>,
-    /// Rows that were left out.
-    pub(crate) removed: u64,
-}
-
-/// Keeps one row per key. `hashes` are those of `batches`, in the same order; work is spread over `threads` threads.
+/// Marks the rows of batches that lose against another one with their key in `masks`, where none means that all stay so far, and says how
+/// many they are. `hashes` are those of `batches`, in the same order; work is spread over `threads` threads.
 ///
 /// # Errors
-/// `Internal` when a filter fails.
-pub(crate) fn deduplicate(
-    batches: Vec<RecordBatch>,
-    hashes: Vec<KeyHashes>,
+/// `Internal` for a column type that silver does not have.
+pub(crate) fn mask_batches(
+    batches: &[RecordBatch],
+    hashes: &[KeyHashes],
+    masks: &mut [Option<BooleanArray>],
     key: &[usize],
     keep: Keep,
     threads: usize,
-) -> Result<Deduplicated, StageFailure> {
+) -> Result<u64, StageFailure> {
     let columns: Vec<Vec<Key>> = batches.iter().map(|batch| keys(batch, key)).collect::<Result<_, _>>()?;
     let shards: Vec<usize> = (0..SHARDS).collect();
-    let losers = in_parallel(&shards, threads, |shard| losers(*shard, &hashes, &columns, keep));
-    drop((columns, hashes));
-    let mut masks: Vec<Option<MutableBuffer>> = batches.iter().map(|_| None).collect();
+    let losers = in_parallel(&shards, threads, |shard| losers(*shard, hashes, &columns, keep));
     let mut removed = 0;
+    let mut open: Vec<Mask> = batches.iter().zip(masks.iter()).map(|(batch, known)| Mask::new(batch.num_rows(), known.as_ref())).collect();
     for (batch, row) in losers.into_iter().flatten() {
-        let rows = batches[batch as usize].num_rows();
-        let mask = masks[batch as usize].get_or_insert_with(|| MutableBuffer::new(rows.div_ceil(8)).with_bitset(rows.div_ceil(8), true));
-        unset_bit(mask.as_slice_mut(), row as usize);
+        open[batch as usize].remove(row as usize);
         removed += 1;
     }
-    let work: Vec<(RecordBatch, Option<BooleanArray>)> = batches
-        .into_iter()
-        .zip(masks)
-        .map(|(batch, mask)| {
-            let mask = mask.map(|mask| BooleanArray::new(BooleanBuffer::new(mask.into(), 0, batch.num_rows()), None));
-            (batch, mask)
-        })
-        .collect();
-    let filtered = in_parallel(&work, threads, |(batch, mask)| match mask {
-        None => Ok(batch.clone()),
-        Some(mask) => filter_record_batch(batch, mask),
-    });
-    let batches = filtered.into_iter().collect::<Result<_, _>>().map_err(|error| StageFailure::new(Reason::Internal, error))?;
-    Ok(Deduplicated { batches, removed })
+    for (mask, open) in masks.iter_mut().zip(open) {
+        *mask = open.finish();
+    }
+    Ok(removed)
+}
+
+/// Per block, which rows stay; none where all do. As [`mask_batches`] for the blocks of one shard, which are in the order of records. In memory are the keys of the shard and one block.
+///
+/// # Errors
+/// `ResourcesExhausted` when the disk fails.
+pub(crate) fn mask_blocks(
+    scratch: &Scratch,
+    blocks: &[Block],
+    hasher: &Hasher,
+    key: &[usize],
+    keep: Keep,
+) -> Result<Vec<Option<BooleanArray>>, StageFailure> {
+    let mut table: HashTable<(u64, u32, u32)> = HashTable::with_capacity(blocks.iter().map(Block::rows).sum());
+    let mut columns: Vec<Vec<Key>> = Vec::with_capacity(blocks.len());
+    let mut masks: Vec<Option<BooleanArray>> = vec![None; blocks.len()];
+    // Whoever comes first wins, so the last is kept by going backwards.
+    let last = keep == Keep::Last;
+    for visit in 0..blocks.len() {
+        let number = if last { blocks.len() - 1 - visit } else { visit };
+        let rows = blocks[number].rows();
+        columns.push(keys(&scratch.read(&blocks[number]).map_err(scratch_failure)?, key)?);
+        let mut mask = Mask::new(rows, None);
+        for step in 0..rows {
+            let row = if last { rows - 1 - step } else { step };
+            let own = &columns[visit];
+            let hash = own.iter().fold(0, |hash, column| column.hash(&hasher.0, row, hash));
+            let same = |(known, other, other_row): &(u64, u32, u32)| {
+                let others = &columns[*other as usize];
+                *known == hash && own.iter().zip(others).all(|(a, b)| a.equal(row, b, *other_row as usize))
+            };
+            if table.find(hash, same).is_some() {
+                mask.remove(row);
+            } else {
+                table.insert_unique(hash, (hash, visit as u32, row as u32), |(hash, ..)| *hash);
+            }
+        }
+        masks[number] = mask.finish();
+    }
+    Ok(masks)
+}
+
+/// Which rows of a batch stay, as long as it is not known that all do.
+struct Mask {
+    rows: usize,
+    bits: Option<MutableBuffer>,
+}
+
+impl Mask {
+    fn new(rows: usize, known: Option<&BooleanArray>) -> Self {
+        let bits = known.map(|known| {
+            let mut bits = MutableBuffer::new(rows.div_ceil(8)).with_bitset(rows.div_ceil(8), true);
+            for row in known.values().iter().enumerate().filter_map(|(row, stays)| (!stays).then_some(row)) {
+                unset_bit(bits.as_slice_mut(), row);
+            }
+            bits
+        });
+        Self { rows, bits }
+    }
+
+    fn remove(&mut self, row: usize) {
+        let bytes = self.rows.div_ceil(8);
+        let bits = self.bits.get_or_insert_with(|| MutableBuffer::new(bytes).with_bitset(bytes, true));
+        unset_bit(bits.as_slice_mut(), row);
+    }
+
+    fn finish(self) -> Option<BooleanArray> {
+        self.bits.map(|bits| BooleanArray::new(BooleanBuffer::new(bits.into(), 0, self.rows), None))
+    }
 }
 
 /// The (batch, row) of one shard that lose against another row with their key.
@@ -238,7 +304,7 @@ fn losers(shard: usize, hashes: &[KeyHashes], columns: &[Vec<Key>], keep: Keep) 
 }
 
 /// `work` for every item, on up to `threads` threads; results in the order of items.
-fn in_parallel<T: Sync, R: Send + Sync>(items: &[T], threads: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
+pub(crate) fn in_parallel<T: Sync, R: Send + Sync>(items: &[T], threads: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
     let next = AtomicUsize::new(0);
     let results: Vec<OnceLock<R>> = items.iter().map(|_| OnceLock::new()).collect();
     std::thread::scope(|scope| {
@@ -260,7 +326,7 @@ fn in_parallel<T: Sync, R: Send + Sync>(items: &[T], threads: usize, work: impl 
 mod tests {
     use std::{collections::HashMap, sync::Arc};
 
-    use arrow::array::Int64Array;
+    use arrow::{array::Int64Array, compute::filter_record_batch};
     use proptest::prelude::*;
 
     use super::*;
@@ -280,27 +346,48 @@ mod tests {
                 ("b", Arc::new(Float64Array::from_iter_values(rows.iter().map(|row| row.1)))),
                 ("n", Arc::new(Int64Array::from(numbers))),
             ];
-            RecordBatch::try_from_iter(columns).unwrap()
+            RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true))).unwrap()
         };
         rows.iter().map(batch).collect()
     }
 
     fn kept(batches: &[RecordBatch], keep: Keep, hash: impl Fn(&RecordBatch) -> KeyHashes, threads: usize) -> (Vec<i64>, u64) {
-        let hashes = batches.iter().map(hash).collect();
-        let result = deduplicate(batches.to_vec(), hashes, &[0, 1], keep, threads).unwrap();
-        let numbers = result.batches.iter().flat_map(|batch| batch.column(2).as_primitive::<Int64Type>().values().to_vec());
-        (numbers.collect(), result.removed)
+        let hashes: Vec<KeyHashes> = batches.iter().map(hash).collect();
+        let mut masks = vec![None; batches.len()];
+        let removed = mask_batches(batches, &hashes, &mut masks, &[0, 1], keep, threads).unwrap();
+        let left = left(batches, &masks);
+        assert_eq!(left.1, removed);
+        left
+    }
+
+    /// The numbers of the rows that stay, and how many do not.
+    fn left(batches: &[RecordBatch], masks: &[Option<BooleanArray>]) -> (Vec<i64>, u64) {
+        let kept = batches.iter().zip(masks).map(|(batch, mask)| match mask {
+            None => batch.clone(),
+            Some(mask) => filter_record_batch(batch, mask).unwrap(),
+        });
+        let numbers: Vec<i64> = kept.flat_map(|batch| batch.column(2).as_primitive::<Int64Type>().values().to_vec()).collect();
+        let removed = batches.iter().map(RecordBatch::num_rows).sum::<usize>() - numbers.len();
+        (numbers, removed as u64)
+    }
+
+    /// As if all rows were in one shard on disk.
+    fn kept_on_disk(batches: &[RecordBatch], keep: Keep, hasher: &Hasher) -> (Vec<i64>, u64) {
+        let Some(first) = batches.first() else { return (Vec::new(), 0) };
+        let scratch = Scratch::new(first.schema()).unwrap();
+        let blocks: Vec<Block> = batches.iter().map(|batch| scratch.write(batch).unwrap()).collect();
+        left(batches, &mask_blocks(&scratch, &blocks, hasher, &[0, 1], keep).unwrap())
     }
 
     fn hashed(batch: &RecordBatch) -> KeyHashes {
-        Hasher::default().hash(batch, &[0, 1]).unwrap()
+        Hasher::default().hash(batch, None, &[0, 1]).unwrap()
     }
 
     #[test]
     fn nulls_zeros_and_nans_equal_their_like() {
         let rows = [vec![(None, 0.0), (Some("a"), f64::NAN)], vec![(None, -0.0), (Some("a"), -f64::NAN), (Some(""), 0.0)]];
         let hasher = Hasher::default();
-        let hash = |batch: &RecordBatch| hasher.hash(batch, &[0, 1]).unwrap();
+        let hash = |batch: &RecordBatch| hasher.hash(batch, None, &[0, 1]).unwrap();
         assert_eq!(kept(&batches(&rows), Keep::First, hash, 2), (vec![1, 2, 5], 2));
         assert_eq!(kept(&batches(&rows), Keep::Last, hash, 2), (vec![3, 4, 5], 2));
     }
@@ -335,10 +422,10 @@ mod tests {
             let mut expected: Vec<i64> = winner.into_values().collect();
             expected.sort_unstable();
             let hasher = Hasher::default();
-            let (found, removed) =
-                kept(&batches(&rows), if last { Keep::Last } else { Keep::First }, |b| hasher.hash(b, &[0, 1]).unwrap(), threads);
-            prop_assert_eq!(removed as usize, rows.iter().flatten().count() - expected.len());
-            prop_assert_eq!(found, expected);
+            let (rows, keep) = (batches(&rows), if last { Keep::Last } else { Keep::First });
+            let removed = rows.iter().map(RecordBatch::num_rows).sum::<usize>() - expected.len();
+            prop_assert_eq!(kept_on_disk(&rows, keep, &hasher), (expected.clone(), removed as u64));
+            prop_assert_eq!(kept(&rows, keep, |b| hasher.hash(b, None, &[0, 1]).unwrap(), threads), (expected, removed as u64));
         }
     }
 }

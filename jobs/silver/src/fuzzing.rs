@@ -14,6 +14,9 @@ use crate::{
     unit::RunFacts,
 };
 
+/// Bytes of a range of lines.
+const RANGE: usize = 4 << 20;
+
 /// A record that went aside.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
@@ -62,14 +65,15 @@ pub fn decode_object(table: &ResolvedSilver, bytes: &[u8], piece: usize) -> Resu
     std::thread::scope(|scope| {
         let (decode_as, objects) = (plan.decode.clone(), std::slice::from_ref(&object));
         let limit = table.max_record_bytes;
-        let cutting = scope.spawn(move || cut(objects, &decode_as, limit, pieces, &units_in));
+        let cutting = scope.spawn(move || cut(objects, &decode_as, limit, RANGE, pieces, &units_in));
         let mut decoded = Decoded::default();
         while let Some(unit) = units.blocking_recv() {
             let unit = match &plan.rules {
                 Some(rules) => extracted(rules, unit),
                 None => unit,
             };
-            let (rows, _) = decode(&plan, &unit, facts)?;
+            let (mut rows, _) = decode(&plan, &unit, facts)?;
+            rows.settle()?;
             decoded.read += rows.read;
             decoded.refused.extend(rows.quarantined.into_iter().map(|row| Refused {
                 position: row.position,

@@ -14,9 +14,11 @@ mod decode;
 mod deduplicate;
 #[doc(hidden)]
 pub mod fuzzing;
+mod held;
 mod input;
 mod interval;
 mod lineage;
+mod memory;
 mod partners;
 mod quarantine;
 mod read;

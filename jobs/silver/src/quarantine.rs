@@ -49,7 +49,8 @@ pub(crate) fn definition(table: &TableDef) -> TableDef {
     }
 }
 
-fn schema() -> SchemaRef {
+/// The columns of a quarantine table.
+pub(crate) fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new(INTERVAL_START, timestamptz(), false),
         Field::new("object", DataType::Utf8, false),

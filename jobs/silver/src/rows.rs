@@ -2,7 +2,7 @@
 
 use arrow::{
     array::{ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray},
-    compute::filter_record_batch,
+    compute::{and, filter_record_batch},
     datatypes::{Schema, SchemaRef},
 };
 use lakehouse_api::pipeline::{CastError, TimeUnit};
@@ -143,7 +143,7 @@ impl<'p> RowBuilder<'p> {
         self.unit.first_position + u64::from(ordinal)
     }
 
-    /// The rows without the refused ones. `raw` gives the text of a record by its number within the unit.
+    /// The rows, the refused ones marked. `raw` gives the text of a record by its number within the unit.
     ///
     /// # Errors
     /// `Internal` when the columns do not make a batch.
@@ -164,7 +164,8 @@ impl<'p> RowBuilder<'p> {
         let mut columns: Vec<ArrayRef> = self.builders.into_iter().map(ColumnBuilder::finish).collect();
         let processed = TimestampMicrosecondArray::from_value(self.facts.processed_at, self.ordinals.len()).with_timezone("UTC");
         columns.push(std::sync::Arc::new(processed));
-        let mut rows = Rows { batch: batch(&nullable(schema), columns)?, ordinals: self.ordinals, read: self.read, quarantined };
+        let batch = batch(&nullable(schema), columns)?;
+        let mut rows = Rows { batch, schema: schema.clone(), keep: None, ordinals: self.ordinals, read: self.read, quarantined };
         if !self.refused_rows.is_empty() {
             let mut keep = vec![true; rows.ordinals.len()];
             for row in self.refused_rows {
@@ -172,7 +173,6 @@ impl<'p> RowBuilder<'p> {
             }
             rows.retain(&BooleanArray::from(keep))?;
         }
-        rows.batch = batch(schema, rows.batch.columns().to_vec())?;
         Ok(rows)
     }
 }
@@ -185,6 +185,14 @@ fn internal(error: impl std::fmt::Display) -> StageFailure {
     StageFailure::new(Reason::Internal, error)
 }
 
+/// Rows of which none is to go, in the table's schema.
+///
+/// # Errors
+/// `Internal` when a required column has a null.
+pub(crate) fn strict(schema: &SchemaRef, rows: &RecordBatch) -> Result<RecordBatch, StageFailure> {
+    batch(schema, rows.columns().to_vec())
+}
+
 fn batch(schema: &SchemaRef, columns: Vec<ArrayRef>) -> Result<RecordBatch, StageFailure> {
     RecordBatch::try_new(schema.clone(), columns).map_err(internal)
 }
@@ -194,11 +202,16 @@ fn nullable(schema: &SchemaRef) -> SchemaRef {
     Schema::new(schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true)).collect::<Vec<_>>()).into()
 }
 
-/// The rows of one unit.
+/// The rows of one unit. Rows that go are marked, and moved out once, by whoever has the last word: most units have a few of them, and
+/// every filter copies all others.
 #[derive(Debug)]
 pub(crate) struct Rows {
-    /// The rows, in the table's schema.
+    /// The rows. Those that go may have nulls in required columns.
     pub(crate) batch: RecordBatch,
+    /// The table's schema.
+    schema: SchemaRef,
+    /// Which rows stay; all, where it is absent.
+    pub(crate) keep: Option<BooleanArray>,
     /// Per row: the record's number within the unit.
     pub(crate) ordinals: Vec<u32>,
     /// Records that were read.
@@ -208,11 +221,33 @@ pub(crate) struct Rows {
 }
 
 impl Rows {
-    /// Keeps the rows where `keep` is true.
+    /// Keeps, of those that stay so far, the rows where `keep` is true.
     pub(crate) fn retain(&mut self, keep: &BooleanArray) -> Result<(), StageFailure> {
-        self.batch = filter_record_batch(&self.batch, keep).map_err(internal)?;
-        let mut kept = keep.values().iter();
-        self.ordinals.retain(|_| kept.next().unwrap_or(false));
+        self.keep = Some(match &self.keep {
+            None => keep.clone(),
+            Some(known) => and(known, keep).map_err(internal)?,
+        });
+        Ok(())
+    }
+
+    /// Whether a row stays so far.
+    pub(crate) fn stays(&self, row: usize) -> bool {
+        self.keep.as_ref().is_none_or(|keep| keep.value(row))
+    }
+
+    /// How many stay so far.
+    pub(crate) fn staying(&self) -> usize {
+        self.keep.as_ref().map_or(self.batch.num_rows(), BooleanArray::true_count)
+    }
+
+    /// Moves the rows out that do not stay.
+    pub(crate) fn settle(&mut self) -> Result<(), StageFailure> {
+        if let Some(keep) = self.keep.take() {
+            self.batch = filter_record_batch(&self.batch, &keep).map_err(internal)?;
+            let mut kept = keep.values().iter();
+            self.ordinals.retain(|_| kept.next().unwrap_or(false));
+        }
+        self.batch = strict(&self.schema, &self.batch)?;
         Ok(())
     }
 }

@@ -7,23 +7,28 @@ use std::{
 
 use chrono::Utc;
 use datafusion::catalog::TableProvider;
+use futures::{StreamExt, stream};
+use lakehouse_api::pipeline::{Otherwise, Outside};
 use lakehouse_contract::{
     CommitToken, ExpectationResult, Progress, Reason, ResolvedSilver, SilverInput, StageFailure, StageOutcome, StageSpec, TableRef,
     TableReport, Work, expectations,
 };
 use lakehouse_quality::{Recorded, Recorder, failure_of};
 use lakehouse_storage::Storage;
-use lakehouse_tables::{Table, Tables};
-use tokio::task::spawn_blocking;
+use lakehouse_tables::{Table, Tables, WriteMode};
+use tokio::{
+    sync::mpsc,
+    task::{JoinHandle, spawn_blocking},
+};
 
 use crate::{
-    audit::Audited,
     commit::{self, AuditedTable, Published, StagedTable, balanced, report_of, stage, stage_quarantine, table_failure},
-    deduplicate::deduplicate,
+    held::{Budget, Rows},
     input::Input,
+    memory::Memory,
     partners::Partners,
-    quarantine::{QUARANTINE, Quarantined},
-    read::{Reading, joined, read_source},
+    quarantine::QUARANTINE,
+    read::{Collected, Means, Reading, Sink, joined, read_source},
     replay::{self, Aside},
     row_rules::RowCheck,
     schema::{self, TablePlan},
@@ -62,9 +67,27 @@ enum State {
 
 /// The rows of a table and the report they will have.
 struct Ready {
-    batches: Vec<arrow::array::RecordBatch>,
-    quarantined: Vec<Quarantined>,
+    rows: ReadyRows,
+    aside: Rows,
+    /// The records in `aside`, in a replay.
+    asides: BTreeSet<Aside>,
     report: TableReport,
+}
+
+enum ReadyRows {
+    Held(Rows),
+    /// In files already, which they went into while they were read.
+    Written(StagedTable),
+}
+
+impl Ready {
+    /// Gives memory back.
+    fn spill(&mut self) -> Result<(), StageFailure> {
+        if let ReadyRows::Held(rows) = &mut self.rows {
+            rows.spill()?;
+        }
+        self.aside.spill()
+    }
 }
 
 /// What goes with the staged rows of a table.
@@ -79,8 +102,7 @@ struct Stage<'a> {
     storage: &'a Storage,
     catalog: Tables,
     input: Input,
-    facts: RunFacts,
-    threads: usize,
+    means: Means,
     progress: &'a dyn Progress,
 }
 
@@ -98,7 +120,9 @@ pub(crate) async fn work(
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let catalog = Tables::connect(storage.clone(), catalog_uri).await.map_err(|error| table_failure(&error))?;
     let input = find_input(spec, input, storage, outcome).await?;
-    let stage = Stage { spec, storage, catalog, input, facts: RunFacts::new(spec), threads, progress };
+    let memory = Memory::here(threads);
+    let means = Means { facts: RunFacts::new(spec), threads, memory, budget: Budget::new(memory.rows) };
+    let stage = Stage { spec, storage, catalog, input, means, progress };
     let mut recorder = Recorder::new(spec);
     let made = stage.make(tables, replay.as_deref(), &mut recorder, outcome).await;
     if made.as_ref().is_err_and(|failure| failure.reason.retryable()) {
@@ -218,14 +242,69 @@ impl Stage<'_> {
             if pending.is_empty() {
                 continue;
             }
-            let readings = pending.iter().map(|target| Reading {
-                plan: target.plan.clone(),
-                partners: Arc::new(partners.remove(&target.plan.table).unwrap_or_default()),
-            });
-            let audited = read_source(self.storage, source, readings.collect(), self.facts, self.threads, self.progress).await?;
-            for (target, audited) in pending.iter_mut().zip(audited) {
-                target.state = State::Audited(ready(&target.plan, audited, self.threads).await?);
+            let mut readings = Vec::with_capacity(pending.len());
+            let mut writing = Vec::with_capacity(pending.len());
+            for target in &pending {
+                let (sink, task) = self.write_at_once(target).unzip();
+                writing.push(task);
+                readings.push(Reading {
+                    plan: target.plan.clone(),
+                    partners: Arc::new(partners.remove(&target.plan.table).unwrap_or_default()),
+                    replayed: target.replayed.is_some(),
+                    sink,
+                });
             }
+            let read = read_source(self.storage, source, readings, &self.means, self.progress).await;
+            let written = all_written(writing).await;
+            let collected = match read {
+                Ok(collected) => collected,
+                // Reading that fails ends all files with what it says. Files that fail end the reading, and know better why.
+                Err(failure) => {
+                    let own = written.into_iter().filter_map(Result::err).find(|own| *own != failure);
+                    return Err(own.unwrap_or(failure));
+                }
+            };
+            let written: Vec<Option<StagedTable>> = written.into_iter().collect::<Result<_, _>>()?;
+            for ((target, collected), written) in pending.iter_mut().zip(collected).zip(written) {
+                target.state = State::Audited(ready(&target.plan, collected, written, self.means.threads).await?);
+            }
+            self.make_room(targets).await?;
+        }
+        Ok(())
+    }
+
+    /// Begins to write the files of a table while its rows are read, where no row has to wait for another one: then none is held.
+    ///
+    /// Not where a run that breaks a rule is to leave nothing, as those files would be left to maintenance.
+    fn write_at_once(&self, target: &Target) -> Option<(Sink, JoinHandle<Result<StagedTable, StageFailure>>)> {
+        let plan = &target.plan;
+        let waits = plan.deduplicate.is_some() || plan.quality.any_of_batch() || target.replayed.is_some();
+        let fails = plan.row_rules.iter().any(|rule| rule.otherwise == Otherwise::Fail)
+            || plan.interval.as_ref().is_some_and(|interval| interval.outside == Outside::Fail);
+        let merges = matches!(plan.mode, WriteMode::Merge { .. } | WriteMode::History { .. });
+        if waits || fails || merges {
+            return None;
+        }
+        let (sink, rows) = mpsc::channel(1);
+        let rows = stream::unfold(rows, async |mut rows| rows.recv().await.map(|batch| (batch, rows))).boxed();
+        let own = token(self.spec, &plan.table, &target.input_digest, plan);
+        let (spec, table, mode) = (self.spec.clone(), target.table.clone(), plan.mode.clone());
+        Some((sink, tokio::spawn(async move { stage(&spec, table, mode, own, vec![rows]).await })))
+    }
+
+    /// Puts rows that are complete to disk when they would leave too little memory to those of the next source.
+    async fn make_room(&self, targets: &mut [Target]) -> Result<(), StageFailure> {
+        for target in targets {
+            if !self.means.budget.is_half_used() {
+                return Ok(());
+            }
+            target.state = match std::mem::replace(&mut target.state, State::Pending) {
+                State::Audited(mut ready) => {
+                    let spilling = spawn_blocking(move || ready.spill().map(|()| ready));
+                    State::Audited(joined(spilling).await?)
+                }
+                other => other,
+            };
         }
         Ok(())
     }
@@ -252,7 +331,7 @@ impl Stage<'_> {
     /// Writes the files of every audited table of `level`.
     async fn stage_all(&self, targets: &mut [Target], level: &BTreeSet<TableRef>) -> Result<(), StageFailure> {
         for target in targets.iter_mut().filter(|target| level.contains(&target.plan.table)) {
-            let Ready { batches, quarantined, report } = match std::mem::replace(&mut target.state, State::Pending) {
+            let Ready { rows, aside: quarantined, report, .. } = match std::mem::replace(&mut target.state, State::Pending) {
                 State::Audited(ready) => ready,
                 other => {
                     target.state = other;
@@ -263,9 +342,16 @@ impl Stage<'_> {
             self.progress.step(&format!("write {}", plan.table), Some(report.rows_written));
             let aside = TableRef::new(QUARANTINE, &plan.table.name);
             let aside = token(self.spec, &aside, &target.input_digest, plan);
-            let quarantine = stage_quarantine(self.spec, &self.catalog, &plan.definition, aside, quarantined, self.facts).await?;
-            let own = token(self.spec, &plan.table, &target.input_digest, plan);
-            let table = stage(self.spec, target.table.clone(), plan.mode.clone(), own, batches, &report, self.threads).await?;
+            let quarantine = stage_quarantine(self.spec, &self.catalog, &plan.definition, aside, quarantined).await?;
+            let table = match rows {
+                ReadyRows::Written(table) => table,
+                ReadyRows::Held(rows) => {
+                    let own = token(self.spec, &plan.table, &target.input_digest, plan);
+                    let rows = rows.into_streams(self.means.threads);
+                    stage(self.spec, target.table.clone(), plan.mode.clone(), own, rows).await?
+                }
+            };
+            let table = table.with_report(&report)?;
             self.progress.advance(report.rows_written, 0);
             target.state = State::Staged(StagedPair { quarantine, report }, table);
         }
@@ -380,7 +466,7 @@ async fn set_aside(pair: &mut StagedPair) -> Result<(), StageFailure> {
 fn settle(targets: &mut [Target], level: &BTreeSet<TableRef>) {
     for target in targets.iter_mut().filter(|target| level.contains(&target.plan.table)) {
         let (State::Audited(ready), Some(replayed)) = (&target.state, &target.replayed) else { continue };
-        if replay::asides(&ready.quarantined) == *replayed {
+        if ready.asides == *replayed {
             let name = target.plan.table.to_string();
             target.state = State::Committed(TableReport { name, already_committed: true, ..TableReport::default() });
         }
@@ -449,37 +535,52 @@ fn in_order(plan: &TablePlan, results: &mut [ExpectationResult]) {
     results.sort_by_key(|result| plan.rule_names.iter().position(|name| *name == result.name));
 }
 
+/// Waits for the tables whose files were written while their rows were read.
+async fn all_written(
+    writing: Vec<Option<JoinHandle<Result<StagedTable, StageFailure>>>>,
+) -> Vec<Result<Option<StagedTable>, StageFailure>> {
+    let mut written = Vec::with_capacity(writing.len());
+    for task in writing {
+        written.push(match task {
+            None => Ok(None),
+            Some(task) => joined(task).await.map(Some),
+        });
+    }
+    written
+}
+
 /// Deduplicates, checks the rules about the rows of the run, and counts.
-async fn ready(plan: &Arc<TablePlan>, audited: Audited, threads: usize) -> Result<Ready, StageFailure> {
-    let mut expectations = audited.row_results(plan);
-    if let Some(failure) = audited.outside_failure(plan) {
+async fn ready(plan: &Arc<TablePlan>, collected: Collected, written: Option<StagedTable>, threads: usize) -> Result<Ready, StageFailure> {
+    let Collected { rows, sent, aside, reasons, asides, tally, .. } = collected;
+    let mut expectations = tally.row_results(plan);
+    if let Some(failure) = tally.outside_failure(plan) {
         return Err(failure);
     }
-    let Audited { batches, hashes, quarantined, read, dropped, .. } = audited;
-    let (batches, removed) = match &plan.deduplicate {
-        None => (batches, 0),
-        Some(rule) => {
-            let rule = rule.clone();
-            let task = spawn_blocking(move || deduplicate(batches, hashes, &rule.key, rule.keep, threads));
-            let deduplicated = joined(task).await?;
-            (deduplicated.batches, deduplicated.removed)
+    let finished = spawn_blocking(move || Ok((rows.finish(threads)?, aside.finish(threads)?)));
+    let ((rows, removed), (aside, _)) = joined(finished).await?;
+    if plan.quality.any_of_batch() {
+        expectations.extend(plan.quality.check_batch(rows.provider()?).await?);
+    }
+    in_order(plan, &mut expectations);
+    let rows_written = match &written {
+        None => rows.count(),
+        Some(written) if written.rows() == sent => sent,
+        Some(written) => {
+            let text = format!("{}: {sent} rows were read, {} are in its files", plan.table, written.rows());
+            return Err(StageFailure::new(Reason::Internal, text));
         }
     };
-    expectations.extend(plan.quality.check_batch(&plan.schema, &batches).await?);
-    in_order(plan, &mut expectations);
-    let mut report = TableReport {
+    let report = TableReport {
         name: plan.table.to_string(),
-        rows_read: read,
-        rows_written: batches.iter().map(|batch| batch.num_rows() as u64).sum(),
-        rows_quarantined: quarantined.len() as u64,
+        rows_read: tally.read,
+        rows_written,
+        rows_quarantined: aside.count(),
         rows_deduplicated: removed,
-        rows_dropped: dropped,
+        rows_dropped: tally.dropped,
+        quarantine_reasons: reasons,
         expectations,
         ..TableReport::default()
     };
-    for row in &quarantined {
-        *report.quarantine_reasons.entry(row.rule.clone().into_owned()).or_default() += 1;
-    }
     balanced(&report)?;
-    Ok(Ready { batches, quarantined, report })
+    Ok(Ready { rows: written.map_or(ReadyRows::Held(rows), ReadyRows::Written), aside, asides, report })
 }

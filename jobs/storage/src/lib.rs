@@ -9,6 +9,7 @@ pub mod credentials;
 mod error;
 pub mod layer;
 pub mod leases;
+pub mod memory;
 mod s3admin;
 mod storage;
 mod writer;

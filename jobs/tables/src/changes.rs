@@ -6,6 +6,7 @@ use crate::live::{Appended, TableFiles};
 use crate::merge::{MergePlan, MergeRules};
 use crate::replace::IntervalRows;
 use crate::table::StagedContent;
+use crate::winners::{Winners, share_of_memory};
 use crate::writer::{Check, FileLayout, write_streams};
 use crate::{BatchStream, Commit, Result, Staged, TableError, WriteMode};
 use iceberg::spec::DataFile;
@@ -54,17 +55,20 @@ impl<L> Changes<L> {
 pub(crate) async fn stage(layout: Arc<FileLayout>, input: Vec<BatchStream>, commit: &Commit, check: Option<Check>) -> Result<Staged> {
     if let WriteMode::Merge { key, sequence_by } = &commit.mode {
         let rules = MergeRules::new(&layout.table, &layout.arrow, key, sequence_by)?;
-        let (winners, superseded, rows) = rules.reduce(input).await?;
+        let (winners, superseded, rows) = rules.reduce(input, share_of_memory()).await?;
         if let Some(check) = check {
-            winners.iter().try_for_each(|batch| check(batch))?;
+            for group in 0..winners.groups() {
+                winners.load(&layout.table, group, &layout.arrow)?.iter().try_for_each(|batch| check(batch))?;
+            }
         }
         return Ok(Staged { content: StagedContent::Merge { winners, superseded }, rows, onto: None });
     }
     if let WriteMode::History { key, sequence_by } = &commit.mode {
         let rules = HistoryRules::new(&layout.table, &layout.arrow, key, sequence_by)?;
         let (winners, superseded, rows) = rules.reduce(input).await?;
+        let winners = Winners::Memory(winners);
         if let Some(check) = check {
-            winners.iter().try_for_each(|batch| check(batch))?;
+            winners.load(&layout.table, 0, rules.plain())?.iter().try_for_each(|batch| check(batch))?;
         }
         return Ok(Staged { content: StagedContent::Merge { winners, superseded }, rows, onto: None });
     }
@@ -116,13 +120,12 @@ pub(crate) async fn changes<F: TableFiles>(
         }
         (WriteMode::Merge { key, sequence_by }, StagedContent::Merge { winners, superseded }) => {
             let rules = MergeRules::new(&table, &layout.arrow, key, sequence_by)?;
-            let conformed: Result<Vec<_>> = winners.iter().map(|batch| crate::conform(&table, batch, &layout.arrow)).collect();
-            changes.merge(rules.plan(&conformed?, files, layout).await?, *superseded);
+            changes.merge(rules.plan(winners, files, layout).await?, *superseded);
         }
         (WriteMode::History { key, sequence_by }, StagedContent::Merge { winners, superseded }) => {
             let rules = HistoryRules::new(&table, &layout.arrow, key, sequence_by)?;
-            let conformed: Result<Vec<_>> = winners.iter().map(|batch| crate::conform(&table, batch, rules.plain())).collect();
-            changes.merge(rules.plan(&conformed?, files, layout).await?, *superseded);
+            let input = winners.load(&table, 0, rules.plain())?;
+            changes.merge(rules.plan(&input, files, layout).await?, *superseded);
         }
         _ => {
             let reason = format!("rows were staged for another write mode than {}", ledger::mode_name(&commit.mode));

@@ -154,6 +154,14 @@ pub enum TableError {
         /// The cause.
         cause: Box<iceberg::Error>,
     },
+    /// Rows that are beyond the memory cannot wait on disk.
+    #[error("table {table}: {cause}")]
+    Scratch {
+        /// The table.
+        table: TableRef,
+        /// The cause.
+        cause: crate::ScratchError,
+    },
     /// An Arrow operation failed.
     #[error("table {table}: {cause}")]
     Arrow {
@@ -184,6 +192,11 @@ impl TableError {
             delta_commit::DeltaError::Conflict { attempts, .. } => Self::Conflict { table: table.clone(), attempts },
             cause => Self::Delta { table: table.clone(), cause: Box::new(cause) },
         }
+    }
+
+    /// Wraps an error of rows that wait on disk about `table`.
+    pub(crate) fn scratch(table: &TableRef) -> impl Fn(crate::ScratchError) -> Self + '_ {
+        move |cause| Self::Scratch { table: table.clone(), cause }
     }
 
     /// Wraps an Arrow error about `table`.

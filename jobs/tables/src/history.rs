@@ -95,7 +95,7 @@ impl HistoryRules {
 
     /// The winning row of each version of the input, how many rows lost, and how many came.
     pub(crate) async fn reduce(&self, input: Vec<BatchStream>) -> Result<(Vec<RecordBatch>, u64, u64)> {
-        self.versions.reduce(input).await
+        self.versions.reduce_in_memory(input).await
     }
 
     /// The columns of the input.

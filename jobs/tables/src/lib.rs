@@ -52,10 +52,12 @@ mod registry;
 mod replace;
 mod rows;
 mod schema;
+mod scratch;
 mod segments;
 mod table;
 mod tables;
 mod turn;
+mod winners;
 mod writer;
 
 pub use candidate::{Audit, Candidate};
@@ -66,6 +68,7 @@ pub use error::{TableError, delta_reason};
 pub use evolution::{Change, Declared, Evolution};
 pub use history::{HISTORY, IS_CURRENT, VALID_FROM, VALID_TO, with_history};
 pub use maintenance::{Compaction, Expiry, Maintained, Maintenance, Orphans, SHORTEST_GRACE};
+pub use scratch::{Block, Scratch, ScratchError};
 pub use table::{BatchStream, BoxError, Commit, Committed, IntervalCommit, Origin, Staged, Table, WriteMode, one_stream};
 pub use tables::{CATALOG_NAME, Registered, Registration, Tables};
 

@@ -3,8 +3,9 @@
 use crate::live::TableFiles;
 use crate::replace::Rewrite;
 use crate::rows::Comparer;
+use crate::winners::Winners;
 use crate::writer::FileLayout;
-use crate::{BatchStream, PROCESSED_AT, Result, TableError};
+use crate::{BatchStream, Block, PROCESSED_AT, Result, Scratch, TableError};
 use arrow::array::{
     ArrayRef, BooleanArray, Date32Array, Decimal128Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
 };
@@ -17,7 +18,11 @@ use lakehouse_contract::TableRef;
 use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+
+/// Parts on disk that rows are spread over by their key.
+const PARTS: usize = 64;
 
 /// Two rows of one batch.
 pub(crate) type Pair = (usize, usize);
@@ -66,35 +71,114 @@ impl MergeRules {
         })
     }
 
-    /// The winning row of each key of the input, how many rows lost, and how many came.
-    pub(crate) async fn reduce(&self, input: Vec<BatchStream>) -> Result<(Vec<RecordBatch>, u64, u64)> {
-        let mut batches: Vec<RecordBatch> = Vec::new();
-        let mut sequences: Vec<Rows> = Vec::new();
-        let mut best: HashMap<Box<[u8]>, Best> = HashMap::new();
-        let mut rows = 0_u64;
+    /// The winning row of each key of the input, how many rows lost, and how many came. `share` bytes of rows are in memory at a time.
+    pub(crate) async fn reduce(&self, input: Vec<BatchStream>, share: usize) -> Result<(Winners, u64, u64)> {
+        let mut held = Vec::new();
+        let (mut bytes, mut rows) = (0, 0);
+        let mut spilled = None;
         for mut stream in input {
             while let Some(batch) = stream.next().await {
-                let batch = batch.map_err(|cause| TableError::Source { table: self.table.clone(), cause })?;
-                let batch = crate::conform::conform(&self.table, &batch, &self.schema)?;
+                let batch = self.conformed(batch)?;
                 rows += batch.num_rows() as u64;
-                let (keys, sequence) = (self.key.rows(&batch)?, self.sequence.rows(&batch)?);
-                let number = batches.len();
-                for row in 0..batch.num_rows() {
-                    let key = keys.row(row);
-                    let Some(current) = best.get_mut(key.as_ref()) else {
-                        best.insert(key.as_ref().into(), Best { batch: number, row, ties: Vec::new() });
-                        continue;
-                    };
-                    let held = if current.batch == number { sequence.row(current.row) } else { sequences[current.batch].row(current.row) };
-                    match sequence.row(row).cmp(&held) {
-                        Ordering::Greater => *current = Best { batch: number, row, ties: Vec::new() },
-                        Ordering::Equal => current.ties.push((number, row)),
-                        Ordering::Less => {}
-                    }
+                bytes += batch.get_array_memory_size();
+                held.push(batch);
+                if bytes > share {
+                    self.spill(&mut spilled, std::mem::take(&mut held))?;
+                    bytes = 0;
                 }
-                batches.push(batch);
-                sequences.push(sequence);
             }
+        }
+        if spilled.is_none() {
+            let winners = self.best(&held)?;
+            let lost = rows - winners.num_rows() as u64;
+            return Ok((Winners::Memory(vec![winners]), lost, rows));
+        }
+        self.spill(&mut spilled, held)?;
+        let failed = TableError::scratch(&self.table);
+        let winners = Scratch::new(self.schema.clone()).map_err(&failed)?;
+        let mut groups: Vec<Vec<Block>> = Vec::new();
+        let (mut filled, mut kept) = (usize::MAX, 0);
+        if let Some((scratch, parts)) = spilled {
+            for blocks in parts.into_iter().filter(|blocks| !blocks.is_empty()) {
+                let batches: Vec<RecordBatch> =
+                    blocks.iter().map(|block| scratch.read(block)).collect::<Result<_, _>>().map_err(&failed)?;
+                let best = self.best(&batches)?;
+                drop(batches);
+                if filled > share / 2 {
+                    groups.push(Vec::new());
+                    filled = 0;
+                }
+                filled += best.get_array_memory_size();
+                kept += best.num_rows() as u64;
+                if let Some(group) = groups.last_mut() {
+                    group.push(winners.write(&best).map_err(&failed)?);
+                }
+            }
+        }
+        Ok((Winners::Disk(Arc::new(winners), groups), rows - kept, rows))
+    }
+
+    /// As [`Self::reduce`], with all rows in memory.
+    pub(crate) async fn reduce_in_memory(&self, input: Vec<BatchStream>) -> Result<(Vec<RecordBatch>, u64, u64)> {
+        let mut held = Vec::new();
+        for mut stream in input {
+            while let Some(batch) = stream.next().await {
+                held.push(self.conformed(batch)?);
+            }
+        }
+        let rows = held.iter().map(|batch| batch.num_rows() as u64).sum();
+        let winners = self.best(&held)?;
+        let lost = rows - winners.num_rows() as u64;
+        Ok((vec![winners], lost, rows))
+    }
+
+    fn conformed(&self, batch: Result<RecordBatch, crate::BoxError>) -> Result<RecordBatch> {
+        let batch = batch.map_err(|cause| TableError::Source { table: self.table.clone(), cause })?;
+        crate::conform::conform(&self.table, &batch, &self.schema)
+    }
+
+    /// Puts rows to disk, those with the same key into the same part, in their order.
+    fn spill(&self, spilled: &mut Option<(Scratch, Vec<Vec<Block>>)>, batches: Vec<RecordBatch>) -> Result<()> {
+        let failed = TableError::scratch(&self.table);
+        let (scratch, parts) = match spilled {
+            Some(spilled) => spilled,
+            none => none.insert((Scratch::new(self.schema.clone()).map_err(&failed)?, vec![Vec::new(); PARTS])),
+        };
+        let mut rows: Vec<Vec<(usize, usize)>> = vec![Vec::new(); PARTS];
+        for (number, batch) in batches.iter().enumerate() {
+            let keys = self.key.rows(batch)?;
+            for row in 0..batch.num_rows() {
+                let mut hasher = DefaultHasher::new();
+                keys.row(row).as_ref().hash(&mut hasher);
+                rows[hasher.finish() as usize % PARTS].push((number, row));
+            }
+        }
+        for (part, rows) in parts.iter_mut().zip(rows).filter(|(_, rows)| !rows.is_empty()) {
+            part.push(scratch.write(&self.gather(&batches, &rows)?).map_err(&failed)?);
+        }
+        Ok(())
+    }
+
+    /// The winning row of each key.
+    fn best(&self, batches: &[RecordBatch]) -> Result<RecordBatch> {
+        let mut sequences: Vec<Rows> = Vec::with_capacity(batches.len());
+        let mut best: HashMap<Box<[u8]>, Best> = HashMap::new();
+        for (number, batch) in batches.iter().enumerate() {
+            let (keys, sequence) = (self.key.rows(batch)?, self.sequence.rows(batch)?);
+            for row in 0..batch.num_rows() {
+                let key = keys.row(row);
+                let Some(current) = best.get_mut(key.as_ref()) else {
+                    best.insert(key.as_ref().into(), Best { batch: number, row, ties: Vec::new() });
+                    continue;
+                };
+                let held = if current.batch == number { sequence.row(current.row) } else { sequences[current.batch].row(current.row) };
+                match sequence.row(row).cmp(&held) {
+                    Ordering::Greater => *current = Best { batch: number, row, ties: Vec::new() },
+                    Ordering::Equal => current.ties.push((number, row)),
+                    Ordering::Less => {}
+                }
+            }
+            sequences.push(sequence);
         }
         drop(sequences);
         let mut chosen: Vec<(usize, usize)> = Vec::with_capacity(best.len());
@@ -108,10 +192,8 @@ impl MergeRules {
         }
         // In the order of the input, so that equal input makes equal files.
         chosen.sort_unstable();
-        self.refuse_ties(&self.gather(&batches, &left)?, &self.gather(&batches, &right)?)?;
-        let superseded = rows - chosen.len() as u64;
-        let winners = self.gather(&batches, &chosen)?;
-        Ok((vec![winners], superseded, rows))
+        self.refuse_ties(&self.gather(batches, &left)?, &self.gather(batches, &right)?)?;
+        self.gather(batches, &chosen)
     }
 
     /// The rows of one batch that stay, one per key, and pairs of rows with equal sequence at the top of a key. The first of equals stays.
@@ -163,63 +245,117 @@ impl MergeRules {
     }
 
     /// Merges `winners` into the table as it is now.
-    pub(crate) async fn plan<F: TableFiles>(
-        &self,
-        winners: &[RecordBatch],
-        files: &F,
-        layout: Arc<FileLayout>,
-    ) -> Result<MergePlan<F::Live>> {
-        let winners = concat_batches(&self.schema, winners).map_err(TableError::arrow(&self.table))?;
-        let (keys, sequence) = (self.key.rows(&winners)?, self.sequence.rows(&winners)?);
-        let by_key: HashMap<&[u8], usize> = (0..winners.num_rows()).map(|row| (keys.row(row).data(), row)).collect();
-        let ranges = key_ranges(&self.table, &self.key_columns, &winners, files)?;
-        let mut wins = vec![true; winners.num_rows()];
-        let mut removed = Vec::new();
+    pub(crate) async fn plan<F: TableFiles>(&self, winners: &Winners, files: &F, layout: Arc<FileLayout>) -> Result<MergePlan<F::Live>> {
+        let live = files.live().await?;
+        let one_group = winners.groups() == 1;
         let mut rewrite = Rewrite::start(layout.clone());
-        for live in files.live().await? {
-            if !may_contain(&ranges, live.as_ref()) {
-                continue;
-            }
-            let mut parts = Vec::new();
-            let mut beaten = 0;
-            for batch in files.read(live.as_ref(), &layout.arrow).await? {
-                let (file_keys, file_sequence) = (self.key.rows(&batch)?, self.sequence.rows(&batch)?);
-                let mut stays = vec![true; batch.num_rows()];
-                let (mut mine, mut theirs) = (Vec::new(), Vec::new());
-                for (row, stays) in stays.iter_mut().enumerate() {
-                    let Some(winner) = by_key.get(file_keys.row(row).data()).copied() else { continue };
-                    match sequence.row(winner).cmp(&file_sequence.row(row)) {
-                        Ordering::Greater => {
-                            *stays = false;
-                            beaten += 1;
-                        }
-                        Ordering::Equal => {
-                            wins[winner] = false;
-                            mine.push(winner as u64);
-                            theirs.push(row as u64);
-                        }
-                        Ordering::Less => wins[winner] = false,
+        // Of files that are read once per group it is noted which rows go; of one group the rest is written at once.
+        let mut gone: Vec<Vec<bool>> = vec![Vec::new(); live.len()];
+        let mut won: Vec<BooleanArray> = Vec::with_capacity(winners.groups());
+        let mut changed = vec![false; live.len()];
+        for group in 0..winners.groups() {
+            let rows = self.group(winners, group)?;
+            let (keys, sequence) = (self.key.rows(&rows)?, self.sequence.rows(&rows)?);
+            let by_key: HashMap<&[u8], usize> = (0..rows.num_rows()).map(|row| (keys.row(row).data(), row)).collect();
+            let ranges = key_ranges(&self.table, &self.key_columns, &rows, files)?;
+            let mut wins = vec![true; rows.num_rows()];
+            for (number, live) in live.iter().enumerate().filter(|(_, live)| may_contain(&ranges, (*live).as_ref())) {
+                let mut parts = Vec::new();
+                let mut beaten = Vec::new();
+                for batch in files.read(live.as_ref(), &layout.arrow).await? {
+                    let before = beaten.len();
+                    self.meet(&batch, (&rows, &sequence, &by_key), &mut wins, &mut beaten)?;
+                    if one_group {
+                        parts.push((batch, BooleanArray::from_iter(beaten[before..].iter().map(|beaten| Some(!beaten)))));
                     }
                 }
-                let take = |from: &RecordBatch, rows: Vec<u64>| {
-                    take_record_batch(from, &arrow::array::UInt64Array::from(rows)).map_err(TableError::arrow(&self.table))
-                };
-                self.refuse_ties(&take(&winners, mine)?, &take(&batch, theirs)?)?;
-                parts.push((batch, BooleanArray::from(stays)));
+                if !beaten.contains(&true) {
+                    continue;
+                }
+                changed[number] = true;
+                for (batch, stays) in parts {
+                    rewrite.keep(filter_record_batch(&batch, &stays).map_err(TableError::arrow(&self.table))?).await?;
+                }
+                if !one_group {
+                    let known = &mut gone[number];
+                    known.resize(beaten.len(), false);
+                    known.iter_mut().zip(beaten).for_each(|(known, beaten)| *known |= beaten);
+                }
             }
-            if beaten == 0 {
-                continue;
+            let wins = BooleanArray::from(wins);
+            if one_group {
+                rewrite.keep(filter_record_batch(&rows, &wins).map_err(TableError::arrow(&self.table))?).await?;
             }
-            for (batch, stays) in parts {
-                rewrite.keep(filter_record_batch(&batch, &stays).map_err(TableError::arrow(&self.table))?).await?;
-            }
-            removed.push(live);
+            won.push(wins);
         }
-        let wins = BooleanArray::from(wins);
-        let written = wins.true_count() as u64;
-        rewrite.keep(filter_record_batch(&winners, &wins).map_err(TableError::arrow(&self.table))?).await?;
+        if !one_group {
+            self.rewrite(winners, &won, files, &live, &gone, &mut rewrite, &layout).await?;
+        }
+        let (written, came) =
+            won.iter().fold((0, 0), |(written, came), wins| (written + wins.true_count() as u64, came + wins.len() as u64));
         let (added, _) = rewrite.finish().await?;
-        Ok(MergePlan { removed, added, written, lost: winners.num_rows() as u64 - written })
+        let removed = live.into_iter().zip(changed).filter_map(|(live, changed)| changed.then_some(live)).collect();
+        Ok(MergePlan { removed, added, written, lost: came - written })
+    }
+
+    fn group(&self, winners: &Winners, group: usize) -> Result<RecordBatch> {
+        concat_batches(&self.schema, &winners.load(&self.table, group, &self.schema)?).map_err(TableError::arrow(&self.table))
+    }
+
+    /// Compares the rows of a file with the winners that have their keys; notes which of them are beaten, and which winners do not win.
+    fn meet(
+        &self,
+        batch: &RecordBatch,
+        (winners, sequence, by_key): (&RecordBatch, &Rows, &HashMap<&[u8], usize>),
+        wins: &mut [bool],
+        beaten: &mut Vec<bool>,
+    ) -> Result<()> {
+        let (file_keys, file_sequence) = (self.key.rows(batch)?, self.sequence.rows(batch)?);
+        let (mut mine, mut theirs) = (Vec::new(), Vec::new());
+        for row in 0..batch.num_rows() {
+            let winner = by_key.get(file_keys.row(row).data()).copied();
+            let against = winner.map(|winner| (winner, sequence.row(winner).cmp(&file_sequence.row(row))));
+            beaten.push(matches!(against, Some((_, Ordering::Greater))));
+            match against {
+                None | Some((_, Ordering::Greater)) => {}
+                Some((winner, Ordering::Equal)) => {
+                    wins[winner] = false;
+                    mine.push(winner as u64);
+                    theirs.push(row as u64);
+                }
+                Some((winner, Ordering::Less)) => wins[winner] = false,
+            }
+        }
+        let take = |from: &RecordBatch, rows: Vec<u64>| {
+            take_record_batch(from, &arrow::array::UInt64Array::from(rows)).map_err(TableError::arrow(&self.table))
+        };
+        self.refuse_ties(&take(winners, mine)?, &take(batch, theirs)?)
+    }
+
+    /// Writes what stays of the files that lose rows, and the winners that won.
+    #[allow(clippy::too_many_arguments, reason = "the second half of `plan`")]
+    async fn rewrite<F: TableFiles>(
+        &self,
+        winners: &Winners,
+        won: &[BooleanArray],
+        files: &F,
+        live: &[F::Live],
+        gone: &[Vec<bool>],
+        rewrite: &mut Rewrite,
+        layout: &FileLayout,
+    ) -> Result<()> {
+        let failed = TableError::arrow(&self.table);
+        for (live, gone) in live.iter().zip(gone).filter(|(_, gone)| gone.contains(&true)) {
+            let mut gone = gone.iter();
+            for batch in files.read(live.as_ref(), &layout.arrow).await? {
+                let stays = BooleanArray::from_iter(gone.by_ref().take(batch.num_rows()).map(|gone| Some(!gone)));
+                rewrite.keep(filter_record_batch(&batch, &stays).map_err(&failed)?).await?;
+            }
+        }
+        for (group, wins) in won.iter().enumerate() {
+            rewrite.keep(filter_record_batch(&self.group(winners, group)?, wins).map_err(&failed)?).await?;
+        }
+        Ok(())
     }
 }
 

@@ -1,5 +1,6 @@
 //! The trait of a table, and what goes into and comes out of a commit.
 
+use crate::winners::Winners;
 use crate::{Audit, Candidate, Result, TableFormat};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -130,7 +131,7 @@ pub(crate) enum StagedContent {
     /// Files with their statistics.
     Files(Vec<DataFile>),
     /// The winning row of each key, in the schema of the table, with the number of rows that lost.
-    Merge { winners: Vec<RecordBatch>, superseded: u64 },
+    Merge { winners: Winners, superseded: u64 },
 }
 
 impl Staged {
@@ -140,10 +141,10 @@ impl Staged {
     }
 
     /// The winning row of each key of a merge; nothing of another mode, whose rows are in files.
-    pub fn into_winners(self) -> Vec<RecordBatch> {
+    pub fn into_winners(self) -> BatchStream {
         match self.content {
-            StagedContent::Files(_) => Vec::new(),
-            StagedContent::Merge { winners, .. } => winners,
+            StagedContent::Files(_) => one_stream(Vec::new()),
+            StagedContent::Merge { winners, .. } => winners.into_stream(),
         }
     }
 
@@ -176,8 +177,9 @@ pub trait Table: Send + Sync + std::fmt::Debug {
 
     /// Writes the rows of `input` as data files (zstd Parquet, partitioned, sorted, with statistics) on all cores, and publishes nothing.
     ///
-    /// Every stream is one source of batches; rows of different streams and batches have no order among them. For
-    /// [`WriteMode::Merge`] and [`WriteMode::History`] the winning row per key (and version) is kept in memory instead, so memory grows with the input.
+    /// Every stream is one source of batches; rows of different streams and batches have no order among them. For [`WriteMode::Merge`] and
+    /// [`WriteMode::History`] the winning row per key (and version) is kept instead: of a merge on disk where it is more than a share of the
+    /// memory, of a history always in memory. After an error no file is left.
     ///
     /// # Errors
     /// [`crate::TableError::Input`] for a missing column, a lossy cast or a null in a required column,

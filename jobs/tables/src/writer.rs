@@ -15,6 +15,7 @@ use iceberg::spec::{
 use iceberg::writer::CurrentFileStatus;
 use iceberg::writer::file_writer::{FileWriter, FileWriterBuilder, ParquetWriter, ParquetWriterBuilder};
 use lakehouse_contract::TableRef;
+use lakehouse_storage::memory;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
@@ -22,14 +23,37 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc};
 
-/// Input below this size is written by one task, so that small commits make few files.
-const SMALL_BYTES: usize = 32 * 1024 * 1024;
-/// Rows that one task holds back to sort or to partition them, in bytes of Arrow memory.
-const HELD_BYTES: usize = 256 * 1024 * 1024;
 /// Size at which a file is closed and the next one begun.
 const FILE_BYTES: usize = 512 * 1024 * 1024;
 /// Longest text kept as a bound in the statistics of a file, in characters.
 const BOUND_CHARACTERS: usize = 64;
+
+/// How much of the memory writing takes, in bytes.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    /// Input below this size is written by one task, so that small commits make few files.
+    small: usize,
+    /// Rows that one task holds back to sort or to partition them, in Arrow memory.
+    held: usize,
+    /// An encoded row group, which is in memory until it is whole.
+    row_group: usize,
+}
+
+impl Sizes {
+    /// What `workers` tasks take of `memory` bytes: together at most about a third.
+    fn of(memory: usize, workers: usize) -> Self {
+        let share = memory / 8 / workers.max(1);
+        Self { small: (memory / 8).min(32 << 20), held: share.clamp(1 << 20, 256 << 20), row_group: share.clamp(1 << 20, 128 << 20) }
+    }
+
+    fn here() -> Self {
+        Self::of(memory::limit(), workers())
+    }
+}
+
+fn workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
 
 /// What every file of a commit has in common.
 #[derive(Debug)]
@@ -53,9 +77,40 @@ pub(crate) struct FileLayout {
 /// Checks one conformed batch; an error stops the write.
 pub(crate) type Check = Arc<dyn Fn(&RecordBatch) -> Result<()> + Send + Sync>;
 
-/// Writes all rows of `input` and returns the files and the number of rows. Nothing refers to the files yet.
+/// Writes all rows of `input` and returns the files and the number of rows. Nothing refers to the files yet; after an error they are deleted.
 pub(crate) async fn write_streams(layout: Arc<FileLayout>, input: Vec<BatchStream>, check: Option<Check>) -> Result<(Vec<DataFile>, u64)> {
-    let workers = std::thread::available_parallelism().map_or(1, usize::from);
+    let closed = Closed::default();
+    let written = write_all(layout.clone(), input, check, &closed).await;
+    if written.is_err() {
+        let paths = closed.0.lock().map(|paths| paths.clone()).unwrap_or_default();
+        for path in paths {
+            if let Err(error) = layout.io.delete(&path).await {
+                tracing::debug!(%error, path, "left a file of rows that could not be written in full");
+            }
+        }
+    }
+    written
+}
+
+/// Paths of the files that are complete.
+#[derive(Clone, Debug, Default)]
+struct Closed(Arc<std::sync::Mutex<Vec<String>>>);
+
+impl Closed {
+    fn add(&self, path: &str) {
+        if let Ok(mut paths) = self.0.lock() {
+            paths.push(path.to_owned());
+        }
+    }
+}
+
+async fn write_all(
+    layout: Arc<FileLayout>,
+    input: Vec<BatchStream>,
+    check: Option<Check>,
+    closed: &Closed,
+) -> Result<(Vec<DataFile>, u64)> {
+    let (workers, sizes) = (workers(), Sizes::here());
     let (send, receive) = mpsc::channel::<Result<RecordBatch>>(workers * 2);
     let mut readers = tokio::task::JoinSet::new();
     for stream in input {
@@ -65,7 +120,7 @@ pub(crate) async fn write_streams(layout: Arc<FileLayout>, input: Vec<BatchStrea
     let mut receive = receive;
     let mut first = Vec::new();
     let mut held = 0;
-    while held < SMALL_BYTES {
+    while held < sizes.small {
         match receive.recv().await {
             Some(batch) => {
                 let batch = batch?;
@@ -74,7 +129,7 @@ pub(crate) async fn write_streams(layout: Arc<FileLayout>, input: Vec<BatchStrea
             }
             None => {
                 all_read(&layout.table, readers).await?;
-                return Worker::new(layout, 0)?.run(first, None).await;
+                return Worker::new(layout, 0, sizes, closed)?.run(first, None).await;
             }
         }
     }
@@ -85,7 +140,7 @@ pub(crate) async fn write_streams(layout: Arc<FileLayout>, input: Vec<BatchStrea
         shares[index % workers].push(batch);
     }
     for (number, share) in shares.into_iter().enumerate() {
-        tasks.spawn(Worker::new(layout.clone(), number)?.run(share, Some(rest.clone())));
+        tasks.spawn(Worker::new(layout.clone(), number, sizes, closed)?.run(share, Some(rest.clone())));
     }
     let mut files = Vec::new();
     let mut rows = 0;
@@ -133,6 +188,8 @@ struct Waiting {
 struct Worker {
     layout: Arc<FileLayout>,
     number: usize,
+    sizes: Sizes,
+    closed: Closed,
     splitter: Option<Splitter>,
     waiting: HashMap<Struct, Waiting>,
     held: usize,
@@ -143,13 +200,26 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(layout: Arc<FileLayout>, number: usize) -> Result<Self> {
+    fn new(layout: Arc<FileLayout>, number: usize, sizes: Sizes, closed: &Closed) -> Result<Self> {
         let splitter = if layout.spec.is_unpartitioned() {
             None
         } else {
             Some(Splitter::new(&layout.table, layout.schema.clone(), layout.spec.clone())?)
         };
-        Ok(Self { layout, number, splitter, waiting: HashMap::new(), held: 0, open: None, files: Vec::new(), rows: 0, named: 0 })
+        let closed = closed.clone();
+        Ok(Self {
+            layout,
+            number,
+            sizes,
+            closed,
+            splitter,
+            waiting: HashMap::new(),
+            held: 0,
+            open: None,
+            files: Vec::new(),
+            rows: 0,
+            named: 0,
+        })
     }
 
     async fn run(
@@ -196,7 +266,7 @@ impl Worker {
                 }
             }
         }
-        while self.held > HELD_BYTES {
+        while self.held > self.sizes.held {
             self.flush_largest().await?;
         }
         Ok(())
@@ -255,6 +325,7 @@ impl Worker {
 
     async fn close(&mut self, path: String, writer: ParquetWriter, partition: Struct) -> Result<()> {
         let table = &self.layout.table;
+        self.closed.add(&path);
         for mut builder in writer.close().await.map_err(TableError::iceberg(table))? {
             builder.partition(partition.clone()).partition_spec_id(self.layout.spec.spec_id());
             self.files.push(finish(table, &path, builder)?);
@@ -279,6 +350,7 @@ fn sort(layout: &FileLayout, batch: RecordBatch) -> Result<RecordBatch> {
 
 pub(crate) fn properties() -> WriterPropertiesBuilder {
     WriterProperties::builder()
+        .set_max_row_group_bytes(Some(Sizes::here().row_group))
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         // Truncated statistics are not exact, and the collector of bounds would skip single row groups because of them.
         .set_statistics_truncate_length(None)

@@ -9,6 +9,8 @@ use tokio::sync::mpsc;
 
 use super::*;
 
+const RANGE: usize = 4 << 20;
+
 fn object(stored: &[u8]) -> BronzeObject {
     BronzeObject {
         key: "p/s/part-00000".into(),
@@ -31,7 +33,7 @@ fn cut_all(objects: &[&[u8]], piece: usize, decode: &Decode, max_record_bytes: u
     }
     let (units_in, mut units) = mpsc::channel(1 << 16);
     let objects: Vec<BronzeObject> = objects.iter().map(|stored| object(stored)).collect();
-    let ended = cut(&objects, decode, max_record_bytes, pieces, &units_in);
+    let ended = cut(&objects, decode, max_record_bytes, RANGE, pieces, &units_in);
     drop(units_in);
     (std::iter::from_fn(|| units.blocking_recv()).collect(), ended)
 }
@@ -149,7 +151,7 @@ fn a_whole_format_has_a_largest_size() {
             pieces_in.try_send(Ok(Bytes::copy_from_slice(bytes))).unwrap();
         }
         pieces_in.try_send(Ok(Bytes::new())).unwrap();
-        let mut read = Content::new(&object, &Decode::Csv, &mut pieces).unwrap();
+        let mut read = Content::new(&object, &Decode::Csv, RANGE, &mut pieces).unwrap();
         let mut units = Vec::new();
         let mut emit = |unit| {
             units.push(unit);
@@ -177,7 +179,7 @@ fn a_wrong_digest_and_a_failed_transfer_end_it() {
     pieces_in.try_send(Ok(Bytes::from_static(b"1\n2\n"))).unwrap();
     pieces_in.try_send(Ok(Bytes::new())).unwrap();
     let (units_in, _units) = mpsc::channel(10);
-    let failure = cut(&[wrong], &Decode::Ndjson, 10, pieces, &units_in).unwrap_err();
+    let failure = cut(&[wrong], &Decode::Ndjson, 10, RANGE, pieces, &units_in).unwrap_err();
     assert_eq!(failure.reason, Reason::InputCorrupt);
     assert!(failure.message.contains("its manifest says"), "{}", failure.message);
 
@@ -186,6 +188,6 @@ fn a_wrong_digest_and_a_failed_transfer_end_it() {
     pieces_in.try_send(Ok(Bytes::copy_from_slice(&stored[..12]))).unwrap();
     pieces_in.try_send(Err(StageFailure::new(Reason::StoreUnavailable, "gone"))).unwrap();
     let (units_in, _units) = mpsc::channel(10);
-    let failure = cut(&[object(&stored)], &Decode::Ndjson, 10, pieces, &units_in).unwrap_err();
+    let failure = cut(&[object(&stored)], &Decode::Ndjson, 10, RANGE, pieces, &units_in).unwrap_err();
     assert_eq!((failure.reason, failure.message.as_str()), (Reason::StoreUnavailable, "gone"));
 }

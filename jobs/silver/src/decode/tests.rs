@@ -44,7 +44,8 @@ fn unit(bytes: impl Into<bytes::Bytes>) -> Unit {
 /// Rows as text, and (position, rule, record) of what was refused.
 fn decoded(plan: &TablePlan, bytes: impl Into<bytes::Bytes>) -> (Vec<String>, Vec<(u64, String, String)>) {
     let unit = unit(bytes);
-    let (rows, _) = decode(plan, &unit, FACTS).unwrap();
+    let (mut rows, _) = decode(plan, &unit, FACTS).unwrap();
+    rows.settle().unwrap();
     assert_eq!(rows.read as usize, rows.ordinals.len() + rows.quarantined.len());
     let lines = (0..rows.batch.num_rows()).map(|row| {
         let cells = rows.batch.columns().iter().take(plan.columns.len());
@@ -129,7 +130,8 @@ fn documents_give_their_records_and_what_stands_beside_them() {
     for (text, words) in [("{\"data\":", "expected"), ("{}", "it is nothing"), ("{\"data\":{}}", "it is {}"), ("<html>", "not valid JSON")]
     {
         let unit = unit(text);
-        let (rows, _) = decode(&plan, &unit, FACTS).unwrap();
+        let (mut rows, _) = decode(&plan, &unit, FACTS).unwrap();
+        rows.settle().unwrap();
         assert_eq!((rows.read, rows.batch.num_rows()), (1, 0));
         assert_eq!(rows.quarantined[0].record, text);
         assert!(rows.quarantined[0].reason.contains(words), "{}", rows.quarantined[0].reason);
@@ -242,7 +244,8 @@ fn pages_give_their_records_in_the_encoding_that_the_server_said() {
 fn a_page_beyond_the_limits_is_one_quarantined_record() {
     let plan = pages();
     let unit = page(&plan, "<div>".repeat(100_000).as_bytes(), &[]);
-    let (rows, _) = decode(&plan, &unit, FACTS).unwrap();
+    let (mut rows, _) = decode(&plan, &unit, FACTS).unwrap();
+    rows.settle().unwrap();
     assert_eq!((rows.read, rows.batch.num_rows()), (1, 0));
     let quarantined = &rows.quarantined[0];
     assert_eq!((&*quarantined.rule, quarantined.record.len()), ("malformed", crate::unit::EXCERPT));
@@ -350,7 +353,8 @@ proptest! {
         ]);
         let plan = plan(columns, Decode::Ndjson);
         let unit = unit(text.clone());
-        let (ours, _) = decode(&plan, &unit, FACTS).unwrap();
+        let (mut ours, _) = decode(&plan, &unit, FACTS).unwrap();
+        ours.settle().unwrap();
         let schema = Arc::new(Schema::new(vec![
             Field::new("id", DataType::Int64, true),
             Field::new("name", DataType::Utf8, true),

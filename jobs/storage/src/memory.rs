@@ -1,0 +1,109 @@
+//! How much memory this process may use.
+//!
+//! The least of what is said: [`LIMIT`] in the environment, the control groups that the process is in (versions 1 and 2, as a container, a
+//! systemd unit or anything between sets them), `ulimit -d` and `-v`, and the machine's memory.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// Environment variable with a limit below the others: bytes, or with a suffix `Ki`, `Mi` or `Gi`.
+pub const LIMIT: &str = "LAKEHOUSE_MEMORY_LIMIT";
+/// Share of the memory that may be planned with; the rest is for programs, stacks, connections and the allocator.
+const SHARE: (u64, u64) = (6, 10);
+/// What is assumed where nothing says.
+const FALLBACK: u64 = 2 << 30;
+
+/// Bytes to plan with: six tenths of the least limit.
+pub fn limit() -> usize {
+    let own = std::env::var(LIMIT).ok().and_then(|text| {
+        let bytes = quantity(&text);
+        if bytes.is_none() {
+            tracing::warn!("{LIMIT} is ignored: `{text}` is no number of bytes such as 1073741824 or 1Gi");
+        }
+        bytes
+    });
+    let groups = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let groups = group_files(&groups).into_iter().filter_map(|path| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok());
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let ulimits = ["Max data size", "Max address space"].into_iter().filter_map(|name| ulimit(&limits, name));
+    let physical = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
+    // Without a limit a cgroup of version 1 says a number beyond any memory.
+    let bytes = own.into_iter().chain(groups).chain(ulimits).chain(physical).min().unwrap_or(FALLBACK);
+    usize::try_from(bytes / SHARE.1 * SHARE.0).unwrap_or(usize::MAX)
+}
+
+fn quantity(text: &str) -> Option<u64> {
+    let (number, shift) = match text.trim() {
+        text if text.ends_with("Ki") => (&text[..text.len() - 2], 10),
+        text if text.ends_with("Mi") => (&text[..text.len() - 2], 20),
+        text if text.ends_with("Gi") => (&text[..text.len() - 2], 30),
+        text => (text, 0),
+    };
+    number.parse::<u64>().ok().filter(|number| *number > 0)?.checked_mul(1 << shift)
+}
+
+/// The files with the limits of the groups that `/proc/self/cgroup` names and of all groups around them. In a container the own group is
+/// mostly the root that is mounted, whatever the path says.
+fn group_files(groups: &str) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for (controllers, path) in
+        groups.lines().filter_map(|line| line.splitn(3, ':').skip(1).collect::<Vec<_>>().try_into().ok()).map(|[c, p]: [&str; 2]| (c, p))
+    {
+        let (root, file) = match controllers {
+            "" => ("/sys/fs/cgroup", "memory.max"),
+            of if of.split(',').any(|name| name == "memory") => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            _ => continue,
+        };
+        files.extend(Path::new(path.trim_start_matches('/')).ancestors().map(|group| Path::new(root).join(group).join(file)));
+    }
+    files
+}
+
+/// The soft limit that a line of `/proc/self/limits` says, in bytes.
+fn ulimit(limits: &str, name: &str) -> Option<u64> {
+    limits.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
+}
+
+fn total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_total_is_read() {
+        assert_eq!(total("MemFree: 1 kB\nMemTotal:       16318412 kB\n"), Some(16_318_412 * 1024));
+        assert_eq!(total("nothing"), None);
+        assert!(limit() > 64 << 20, "{}", limit());
+    }
+
+    #[test]
+    fn limits_of_groups_around_count_too() {
+        let shown = |groups: &str| group_files(groups).iter().map(|path| path.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(shown("0::/"), ["/sys/fs/cgroup/memory.max"]);
+        let unit = ["/sys/fs/cgroup/a.slice/b.service/memory.max", "/sys/fs/cgroup/a.slice/memory.max", "/sys/fs/cgroup/memory.max"];
+        assert_eq!(shown("0::/a.slice/b.service"), unit);
+        let first = ["/sys/fs/cgroup/memory/x/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+        assert_eq!(shown("5:cpu,cpuacct:/\n4:memory:/x\n"), first);
+    }
+
+    #[test]
+    fn settings_are_quantities() {
+        assert_eq!(quantity("1073741824"), Some(1 << 30));
+        assert_eq!(quantity(" 512Mi "), Some(512 << 20));
+        assert_eq!([quantity("0"), quantity("1GB"), quantity(""), quantity("99999999999Gi")], [None; 4]);
+    }
+
+    #[test]
+    fn ulimits_are_read() {
+        let limits = "Limit                     Soft Limit           Hard Limit           Units\n\
+                      Max data size             67108864             unlimited            bytes\n\
+                      Max address space         unlimited            unlimited            bytes\n";
+        assert_eq!((ulimit(limits, "Max data size"), ulimit(limits, "Max address space")), (Some(64 << 20), None));
+    }
+}
