@@ -153,7 +153,7 @@ mod tests {
         for file in ["operator.yaml", "tests/ready.yaml"] {
             let text = std::fs::read_to_string(format!("{chart}{file}")).expect("a template of the chart");
             for rest in text.split("--").skip(1).filter(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase())) {
-                let flag = rest.split('=').next().unwrap_or_default();
+                let flag = rest.split(|c: char| c == '=' || c.is_whitespace()).next().unwrap_or_default();
                 assert!(Config::command().get_arguments().any(|a| a.get_long() == Some(flag)), "{file}: --{flag}");
                 given += 1;
             }
