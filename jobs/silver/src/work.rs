@@ -77,7 +77,7 @@ struct Ready {
 enum ReadyRows {
     Held(Rows),
     /// In files already, which they went into while they were read.
-    Written(StagedTable),
+    Written(Box<StagedTable>),
 }
 
 impl Ready {
@@ -344,7 +344,7 @@ impl Stage<'_> {
             let aside = token(self.spec, &aside, &target.input_digest, plan);
             let quarantine = stage_quarantine(self.spec, &self.catalog, &plan.definition, aside, quarantined).await?;
             let table = match rows {
-                ReadyRows::Written(table) => table,
+                ReadyRows::Written(table) => *table,
                 ReadyRows::Held(rows) => {
                     let own = token(self.spec, &plan.table, &target.input_digest, plan);
                     let rows = rows.into_streams(self.means.threads);
@@ -582,5 +582,5 @@ async fn ready(plan: &Arc<TablePlan>, collected: Collected, written: Option<Stag
         ..TableReport::default()
     };
     balanced(&report)?;
-    Ok(Ready { rows: written.map_or(ReadyRows::Held(rows), ReadyRows::Written), aside, asides, report })
+    Ok(Ready { rows: written.map_or(ReadyRows::Held(rows), |table| ReadyRows::Written(Box::new(table))), aside, asides, report })
 }

@@ -55,9 +55,7 @@ impl Traces {
     /// For an endpoint that is none.
     pub fn from_environment() -> anyhow::Result<(Self, Option<JoinHandle<()>>)> {
         let is_set = |name: &&str| env::var(name).is_ok_and(|value| !value.trim().is_empty());
-        if !ENDPOINTS.iter().any(|name| is_set(&name))
-            || env::var("OTEL_SDK_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true"))
-        {
+        if !ENDPOINTS.iter().any(is_set) || env::var("OTEL_SDK_DISABLED").is_ok_and(|value| value.eq_ignore_ascii_case("true")) {
             return Ok((Self::default(), None));
         }
         let client = reqwest::Client::builder().build().context("OpenTelemetry: no HTTP client")?;

@@ -23,6 +23,14 @@ const SLOTS: usize = 2;
 const RENEW_DEADLINE: i64 = 10;
 const LEASE: i64 = 15;
 
+/// What a process did and its cache may not show yet, as `controller::run::claims`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Started,
+    Working,
+    Finished,
+}
+
 /// A write on its way.
 struct Flight {
     write: Write,
@@ -37,7 +45,7 @@ pub struct Process {
     leads: bool,
     renewed: DateTime<Utc>,
     cache: BTreeMap<String, Arc<LakehouseRun>>,
-    known: BTreeMap<String, bool>,
+    known: BTreeMap<String, Known>,
     queue: BTreeMap<String, DateTime<Utc>>,
     flight: Option<Flight>,
     /// What was read of a run, before its Jobs are.
@@ -144,7 +152,7 @@ impl Process {
             Step::KeepDefinition => Write::KeepDefinition,
             Step::Record { status, .. } => {
                 if finished(&status) {
-                    self.known.insert(name.clone(), true);
+                    self.known.insert(name.clone(), Known::Finished);
                 }
                 Write::Status { run: name.clone(), seen, status }
             }
@@ -185,13 +193,17 @@ impl Process {
         if status.definition.is_none() {
             let admission = admit(&Candidate { started: false, ..me }, &others, SLOTS);
             if admission == Admission::Granted {
-                self.known.insert(run.name_any(), false);
+                self.known.insert(run.name_any(), Known::Started);
             }
             admission
-        } else if me.working {
+        } else if status.stages.iter().any(|stage| stage.attempt > 0) {
             Admission::Granted
         } else {
-            confirm(&me, &others)
+            let admission = confirm(&me, &others);
+            if admission == Admission::Granted {
+                self.known.insert(run.name_any(), Known::Working);
+            }
+            admission
         }
     }
 
@@ -203,8 +215,8 @@ impl Process {
             created: run.metadata.creation_timestamp.as_ref().map(instant).unwrap(),
             interval: (&run.spec.interval).into(),
             started: known.is_some() || status.definition.is_some(),
-            working: status.stages.iter().any(|stage| stage.attempt > 0),
-            finished: known == Some(&true) || finished(status),
+            working: known == Some(&Known::Working) || status.stages.iter().any(|stage| stage.attempt > 0),
+            finished: known == Some(&Known::Finished) || finished(status),
             active: run.spec.state == RunState::Active,
         }
     }

@@ -230,13 +230,9 @@ impl World {
         if !late {
             let rivals = self.jobs.values().filter(|other| other.view.end.is_none() && !other.view.deleting);
             let interval = &run.spec.interval;
-            let rival = rivals.into_iter().find(|other| &self.runs[&other.run].spec.interval == interval);
-            // A stray of the run's own, made late, may be there until it is deleted.
-            assert!(
-                rival.is_none_or(|other| other.run == name && !self.is_awaited(other)),
-                "{job}: {} works on the interval",
-                rival.unwrap().view.name
-            );
+            // A stray, made late by who does not lead any more, may be there until it is deleted.
+            let rival = rivals.into_iter().find(|other| &self.runs[&other.run].spec.interval == interval && self.is_awaited(other));
+            assert!(rival.is_none(), "{job}: {} works on the interval", rival.unwrap().view.name);
         }
         let recorded =
             run.status.iter().flat_map(|s| &s.stages).find(|s| s.name == stage).map_or(0, |s| s.retries.iter().map(|r| r.count).sum());

@@ -30,6 +30,8 @@ use crate::{
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Known {
     Started,
+    /// Its first attempt was confirmed.
+    Working,
     Finished,
 }
 
@@ -57,9 +59,15 @@ impl Claims {
         admission
     }
 
-    /// Decides whether `run`, which has started, may make its first Job.
+    /// Decides whether `run`, which has started, may make its first Job, and if so counts it as at work from now on: the cache may not have
+    /// the attempt yet when another run asks.
     pub(crate) fn confirm(&self, run: &LakehouseRun, context: &Context) -> Admission {
-        confirm(&candidate(run, None), &others(&self.lock(), run, context))
+        let mut known = self.lock();
+        let admission = confirm(&candidate(run, None), &others(&known, run, context));
+        if admission == Admission::Granted {
+            known.insert(run.uid().unwrap_or_default(), Known::Working);
+        }
+        admission
     }
 
     /// `run` has just ended: those that wait for it are looked at.
@@ -102,7 +110,7 @@ fn candidate(run: &LakehouseRun, known: Option<Known>) -> Candidate {
         created: run.metadata.creation_timestamp.as_ref().map(instant).unwrap_or_default(),
         interval: (&run.spec.interval).into(),
         started: known.is_some() || status.definition.is_some(),
-        working: status.stages.iter().any(|stage| stage.attempt > 0),
+        working: known == Some(Known::Working) || status.stages.iter().any(|stage| stage.attempt > 0),
         finished: known == Some(Known::Finished) || finished(&status),
         active: run.spec.state == RunState::Active,
     }
