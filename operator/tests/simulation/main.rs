@@ -87,12 +87,10 @@ impl Simulation {
                 let name = self.a_run();
                 self.world.set_state(&name, RunState::Active);
             }
-            8 => {
-                if self.cancelled.is_none() && self.rng.one_in(8) {
-                    let name = self.a_run();
-                    self.world.set_state(&name, RunState::Cancelled);
-                    self.cancelled = Some(name);
-                }
+            8 if self.cancelled.is_none() && self.rng.one_in(8) => {
+                let name = self.a_run();
+                self.world.set_state(&name, RunState::Cancelled);
+                self.cancelled = Some(name);
             }
             _ => {}
         }
