@@ -80,3 +80,11 @@ def test_the_rows_are_the_ticks_of_the_interval(pulse: Lakehouse) -> None:
     assert steps == {timedelta(seconds=int(every[:-1]) * {"s": 1, "m": 60, "h": 3600}[every[-1]])}
     assert len(moments) == LENGTHS[spec["interval"]] / steps.pop()
     assert moments[0].isoformat().startswith(INTERVALS[spec["interval"]])
+
+
+def test_the_scheduled_heartbeat_runs_its_hours(lake: Lakehouse) -> None:
+    for hour in ("2024-03-01T06", "2024-03-01T05"):
+        lake.run(manifests.DEPLOY / "heartbeat.yaml", interval=hour)
+    moments = sorted(row["ts"] for row in lake.rows("silver.heartbeats"))
+    assert len(moments) == 120
+    assert moments[-1] - moments[0] == timedelta(hours=2) - timedelta(minutes=1)

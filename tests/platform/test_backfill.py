@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from documents import API_VERSION, pipeline, renamed_tables
+from documents import API_VERSION, pipeline, renamed_tables, sample
 from kubernetes import Kubernetes, condition
+from pyiceberg.catalog.sql import SqlCatalog
+from support import readers
 
 NAME = "backfilled"
 DAYS = [f"2024-03-0{day}" for day in range(1, 6)]
@@ -75,3 +77,19 @@ def test_five_days_with_a_pause(backfilled: Kubernetes) -> None:
     # Its runs go with it.
     backfilled.delete("lhb", NAME)
     backfilled.wait("the runs to go", lambda: not days(backfilled), 120)
+
+
+def test_the_samples_of_a_schedule_and_a_backfill(kubernetes: Kubernetes, catalog: SqlCatalog) -> None:
+    heartbeat = pipeline("heartbeat.yaml", "heartbeat")
+    # The hours of this very day are not what is asked here.
+    heartbeat["spec"]["trigger"]["schedule"]["suspend"] = True
+    (hours,) = sample("backfill.yaml")
+    hours["spec"]["range"]["end"] = "2024-03-01T03:00:00Z"
+    name = hours["metadata"]["name"]
+    kubernetes.apply(heartbeat, hours)
+    kubernetes.run("wait", "--for=condition=Succeeded", f"lhb/{name}", "--timeout=420s", timeout=450)
+    assert kubernetes.get("lhb", name)["status"]["succeeded"] == 3
+    assert condition(kubernetes.get("lhp", "heartbeat"), "Scheduled").get("reason") == "Suspended"
+    assert len(readers.pyiceberg_rows(catalog, "silver.heartbeats")) == 180
+    kubernetes.delete("lhb", name)
+    kubernetes.delete("lhp", "heartbeat")
