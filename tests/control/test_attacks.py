@@ -73,7 +73,7 @@ def test_malformed_metadata_stops_nothing(stand: Callable[[str], Stand]) -> None
 
         it.wait("a good run beside them", ended)
         outcomes = it.wait("an outcome or a reason for each", lambda: _all_spoken_of(it))
-        assert all(outcomes["hostile-%d" % number] == "True" for number in range(len(HOSTILE))), outcomes
+        assert all(outcomes[f"hostile-{number}"] == "True" for number in range(len(HOSTILE))), outcomes
         assert alive(it)
         assert it.complaints() == []
         # What the operator does not own it leaves alone.
