@@ -19,7 +19,7 @@ PROFILE         ?= dev
 LAKEHOUSE = $(or $(CARGO_TARGET_DIR),target)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))/lakehouse
 CLUSTER   := tests/cluster/cluster
 
-.PHONY: help setup build images up down demo ingest run logs status sql test soak bench fuzz lint fmt crds clean
+.PHONY: help setup build images up down demo ingest run logs status sql test soak bench fuzz lint audit sbom fmt crds clean
 
 help: ## describe the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -87,6 +87,13 @@ lint: ## formatting, clippy, ruff, helm lint
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	tests/run --lint
+
+audit: ## check licences, sources and known vulnerabilities of the Rust dependencies (deny.toml); needs cargo-deny and the network
+	@cargo deny --version >/dev/null 2>&1 || { echo "error: cargo-deny is missing: cargo install --locked cargo-deny" >&2; exit 1; }
+	cargo deny --workspace --locked check
+
+sbom: ## write target/sbom.cdx.json: every package that is compiled in, as CycloneDX
+	@tests/sbom target/sbom.cdx.json
 
 fmt: ## format Rust and Python
 	cargo fmt --all

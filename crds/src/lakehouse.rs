@@ -122,6 +122,11 @@ pub struct Connection {
     /// The host is an archive: it can answer for past intervals. Lifts `history: none` of the sources that use it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<Archive>,
+    /// Networks in CIDR notation, such as 10.20.0.0/16, in which the host may have its addresses. Public addresses are always allowed, and private
+    /// ones where baseUrl itself names them: by an IP address, or by a name of the cluster (`minio`, `api.team.svc`, `*.local`, `*.internal`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), inner(length(min = 3, max = 49), regex(pattern = "^[0-9a-fA-F.:]+/[0-9]{1,3}$")))]
+    pub allowed_networks: Vec<String>,
 }
 
 /// How an archive is asked for the past.

@@ -126,6 +126,24 @@ fn shapes_are_enforced() {
 }
 
 #[test]
+fn a_job_asks_for_processors_and_memory_only() {
+    let limits = |limits: Value| with(pipeline(), "/spec/jobs", json!({"ingest": {"resources": {"limits": limits}}}));
+    assert_eq!(validate(&limits(json!({"cpu": "2", "memory": "1Gi"}))), Vec::new());
+    refused(&limits(json!({"example.com/device": "1"})), "resources have the keys cpu and memory");
+    let requests = json!({"resources": {"requests": {"hugepages-2Mi": "1Gi"}}});
+    refused(&with(pipeline(), "/spec/jobs", requests), "resources have the keys cpu and memory");
+}
+
+#[test]
+fn an_allowed_network_is_one() {
+    let networks = |networks: Value| with(lakehouse(), "/spec/connections/0/allowedNetworks", networks);
+    assert_eq!(validate(&networks(json!(["10.20.0.0/16", "fd00:1::/64"]))), Vec::new());
+    refused(&networks(json!(["10.20.0.0"])), "spec.connections[0].allowedNetworks[0]");
+    refused(&networks(json!(["crm.example.com/24"])), "should match");
+    refused(&networks(json!(vec!["10.0.0.0/8"; 17])), "Too many items");
+}
+
+#[test]
 fn names_leave_room_for_what_is_derived() {
     refused(&with(pipeline(), "/metadata/name", json!("p".repeat(53))), "at most 52 characters");
     refused(&with(run(), "/metadata/name", json!("r".repeat(64))), "at most 63 characters");

@@ -192,6 +192,10 @@ class Stand:
         lines = (line for log in self._logs for line in log.read_text(errors="replace").splitlines())
         return [line for line in lines if '"level":"ERROR"' in line or "panicked" in line]
 
+    def log(self) -> str:
+        """All that the operators wrote."""
+        return "\n".join(log.read_text(errors="replace") for log in self._logs)
+
     # The objects.
 
     def path(self, kind: str, name: str) -> str:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from control_plane import program
+from control_plane import ADMIN_TOKEN, ControlPlane, program
 from prometheus import CHART, RULES
+from scenarios import EXTERNAL, LAKEHOUSE, pipeline, run
+from stand import Stand
 from support.paths import ROOT
 
 
@@ -82,6 +86,9 @@ def test_traces_go_where_the_values_say() -> None:
         "metrics.serviceMonitor.interval=soon",
         "tracing.endpoint=collector",
         "podDisruptionBudget.x=1",
+        "networkPolicy.allow=all",
+        "networkPolicy.sourcePorts={0}",
+        "networkPolicy.services.networks={everywhere}",
     ],
 )
 def test_a_value_that_is_none_is_refused(value: str) -> None:
@@ -94,3 +101,108 @@ def test_the_readmes_have_the_values_as_they_are() -> None:
     command = [sys.executable, ROOT / "charts" / "document", "--check"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+DIGEST = f"sha256:{'0a' * 32}"
+CLOSED = ("networkPolicy.enabled=true", "watchNamespaces={lake,team}")
+
+
+def test_the_operator_has_no_right_that_it_could_do_without() -> None:
+    """No wildcard, no look at all Secrets, nothing cluster-wide."""
+    documents = template("watchNamespaces={lake,team}", *(f"metrics.{it}.enabled=true" for it in ("dashboards",)))
+    assert not of(documents, "ClusterRole")
+    assert not of(documents, "ClusterRoleBinding")
+    roles = of(documents, "Role")
+    assert {role["metadata"]["namespace"] for role in roles} == {"lake", "team"}
+    for role in roles:
+        for rule in role["rules"]:
+            assert "*" not in json.dumps(rule), rule
+            assert not {"bind", "escalate", "impersonate", "deletecollection"} & set(rule["verbs"]), rule
+            # What would be a way to run anything, or to become anybody.
+            assert not {"pods/exec", "pods/attach", "serviceaccounts", "serviceaccounts/token", "roles", "nodes"} & set(
+                rule["resources"]
+            )
+            if "secrets" in rule["resources"]:
+                assert (rule["verbs"], rule["resources"]) == (["get"], ["secrets"])
+                assert rule["resourceNames"] == ["minio-credentials", "catalog"]
+    (operator,) = of(documents, "Deployment")
+    account = operator["spec"]["template"]["spec"]["serviceAccountName"]
+    subjects = [subject for binding in of(documents, "RoleBinding") for subject in binding["subjects"]]
+    assert {(subject["kind"], subject["name"]) for subject in subjects} == {("ServiceAccount", account)}
+    # The Jobs' account is bound to nothing, and hands out no token.
+    others = [account for account in of(documents, "ServiceAccount") if account["metadata"]["name"] == "lakehouse-jobs"]
+    assert [one["automountServiceAccountToken"] for one in others] == [False, False]
+
+
+def test_images_by_digest_win_over_tags() -> None:
+    stages = [f"stages.{stage}.digest={DIGEST}" for stage in ("ingest", "silver", "gold", "maintenance")]
+    values = (f"image.digest={DIGEST}", "image.tag=other", "imageRegistry=registry.example.com/team", *stages)
+    (operator,) = of(template(*values), "Deployment")
+    (container,) = operator["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == f"registry.example.com/team/lakehouse/operator@{DIGEST}"
+    images = [argument for argument in container["args"] if "-image=" in argument]
+    assert len(images) == 4
+    assert all(argument.endswith(f"@{DIGEST}") for argument in images)
+    assert render("image.digest=latest").returncode != 0
+
+
+def test_network_policies_are_made_when_asked_for() -> None:
+    assert not of(template(), "NetworkPolicy")
+    policies = {
+        (it["metadata"]["namespace"], it["metadata"]["name"]): it["spec"]
+        for it in of(template(*CLOSED), "NetworkPolicy")
+    }
+    namespaces = ("lake", "team")
+    names = {(n, f"release-{what}") for n in namespaces for what in ("jobs", "sources")} | {("lake", "release")}
+    assert policies.keys() == names
+    for namespace in namespaces:
+        jobs, sources = policies[namespace, "release-jobs"], policies[namespace, "release-sources"]
+        # Nobody reaches a Job, and no rule leaves out whom or what it is about.
+        assert (jobs["policyTypes"], jobs["ingress"]) == (["Ingress", "Egress"], [])
+        assert all(rule.get("to") and rule.get("ports") for rule in jobs["egress"] + sources["egress"])
+        assert sources["podSelector"]["matchLabels"].items() >= jobs["podSelector"]["matchLabels"].items()
+        assert sources["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "ingest"
+        blocks = {peer["ipBlock"]["cidr"]: peer["ipBlock"].get("except", []) for peer in sources["egress"][0]["to"]}
+        assert {"10.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"} <= set(blocks["0.0.0.0/0"])
+    operator = policies["lake", "release"]
+    assert {
+        peer["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"]
+        for peer in operator["ingress"][0]["from"]
+        if "namespaceSelector" in peer
+    } == {"monitoring"}
+    (nothing,) = [
+        it["spec"]
+        for it in of(template("networkPolicy.enabled=true", "networkPolicy.sources=null"), "NetworkPolicy")
+        if it["metadata"]["name"].endswith("-sources")
+    ]
+    assert nothing["egress"] == []
+
+
+def test_policies_choose_the_pods_they_are_about(stand: Callable[[str], Stand]) -> None:
+    """The labels of a Job that the operator makes are those that the policies select."""
+    policies = {it["metadata"]["name"]: it["spec"] for it in of(template(*CLOSED), "NetworkPolicy")}
+    with stand("selected") as it:
+        it.start()
+        it.apply(LAKEHOUSE, pipeline(EXTERNAL), run())
+        it.wait("silence", it.settled)
+        jobs = it.items("jobs")
+    for name, stages in (("release-jobs", {"ingest", "silver", "gold"}), ("release-sources", {"ingest"})):
+        wanted = policies[name]["podSelector"]["matchLabels"].items()
+        labels = [job["spec"]["template"]["metadata"]["labels"] for job in jobs]
+        assert {it["lakehouse.rs/stage"] for it in labels if wanted <= it.items()} == stages
+
+
+def test_a_real_api_server_takes_every_object(plane: ControlPlane, tmp_path: Path) -> None:
+    documents = template(*CLOSED, "metrics.dashboards.enabled=true", "crds.install=false")
+    for namespace in ("lake", "team"):
+        plane.api.create("/api/v1/namespaces", {"metadata": {"name": namespace}})
+    for document in documents:
+        document["metadata"].setdefault("namespace", "lake")
+    manifest = tmp_path / "chart.yaml"
+    manifest.write_text(yaml.safe_dump_all([it for it in documents if it["metadata"].get("annotations") is None]))
+    config = plane.kubeconfig(tmp_path / "kubeconfig", f"https://127.0.0.1:{plane.port}", ADMIN_TOKEN)
+    command = [program("kubectl"), "--kubeconfig", config, "apply", "--dry-run=server", "-f", manifest]
+    done = subprocess.run([*command, "--validate=strict"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("networkpolicy.networking.k8s.io/") == 5
+    assert not [line for line in done.stderr.splitlines() if line.startswith("Warning")], done.stderr

@@ -21,7 +21,42 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 {{/* Full image name. Call with (dict "root" $ "image" .Values.image). */}}
 {{- define "operator.image" -}}
 {{- $registry := trimSuffix "/" .root.Values.imageRegistry -}}
-{{- with $registry }}{{ . }}/{{ end }}{{ .image.repository }}:{{ .image.tag | default .root.Chart.AppVersion }}
+{{- with $registry }}{{ . }}/{{ end }}{{ .image.repository }}
+{{- if .image.digest }}@{{ .image.digest }}{{ else }}:{{ .image.tag | default .root.Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* Labels that the operator gives the pods of all its Jobs. */}}
+{{- define "operator.jobs" -}}
+app.kubernetes.io/managed-by: lakehouse-operator
+app.kubernetes.io/part-of: lakehouse
+{{- end }}
+
+{{/* A list of TCP ports, as NetworkPolicies have it. Call with the list of numbers. */}}
+{{- define "operator.ports" -}}
+{{- range . }}
+- {protocol: TCP, port: {{ . }}}
+{{- end }}
+{{- end }}
+
+{{/* What Jobs and operator reach: names, and the services that Lakehouses name. */}}
+{{- define "operator.egress" -}}
+{{- $policy := .Values.networkPolicy -}}
+- to:
+    - namespaceSelector:
+        matchLabels: {kubernetes.io/metadata.name: {{ $policy.dnsNamespace }}}
+  ports:
+    - {protocol: UDP, port: 53}
+    - {protocol: TCP, port: 53}
+- to:
+    {{- range $policy.services.namespaces | default (list .Release.Namespace) }}
+    - namespaceSelector:
+        matchLabels: {kubernetes.io/metadata.name: {{ . }}}
+    {{- end }}
+    {{- range $policy.services.networks }}
+    - ipBlock: {cidr: {{ . | quote }}}
+    {{- end }}
+  ports:
+    {{- include "operator.ports" $policy.services.ports | nindent 4 }}
 {{- end }}
 
 {{/* The namespaces that the operator acts on, as a JSON list under "list". */}}

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -75,15 +76,16 @@ pub struct StageSettings {
 }
 
 /// CPU and memory, as Kubernetes quantities.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("(!has(self.requests) || self.requests.all(k, k == 'cpu' || k == 'memory')) && (!has(self.limits) || self.limits.all(k, k == 'cpu' || k == 'memory'))").message("resources have the keys cpu and memory"))]
 pub struct Resources {
     /// What the scheduler reserves, keys `cpu` and `memory`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 4))]
     pub requests: BTreeMap<String, String>,
     /// What the container may use at most, keys `cpu` and `memory`.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 4))]
     pub limits: BTreeMap<String, String>,
 }

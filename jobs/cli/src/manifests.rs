@@ -129,6 +129,7 @@ impl Bundle {
                     base_url: base_url.to_owned(),
                     authorization_secret: None,
                     archive: None,
+                    allowed_networks: Vec::new(),
                 }),
             }
         }

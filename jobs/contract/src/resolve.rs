@@ -72,6 +72,14 @@ pub enum ResolveError {
         /// What there is.
         known: String,
     },
+    /// An allowed network of a connection that is none.
+    #[error("Lakehouse spec.connections[{connection}].allowedNetworks: `{text}` is not a network such as 10.20.0.0/16 or fd00:1::/64")]
+    Network {
+        /// Name of the connection.
+        connection: String,
+        /// The text.
+        text: String,
+    },
     /// A template that cannot be rendered.
     #[error("spec.ingest[{source_name}].{field}: {error}")]
     Template {

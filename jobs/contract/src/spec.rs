@@ -224,6 +224,9 @@ pub struct HttpConnection {
     /// Environment variable with the bearer token; absent: none is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_env: Option<String>,
+    /// Networks in CIDR notation that its host may have addresses in, beside those that everybody may reach.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub allowed_networks: Vec<String>,
 }
 
 /// Which bronze manifest silver reads.

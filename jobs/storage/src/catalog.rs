@@ -136,31 +136,31 @@ pub async fn check(uri: &str) -> Result<()> {
     answer
 }
 
-/// `uri` with its password (in the authority or a query parameter) replaced by `***`.
+/// `uri` with everything that can be a credential replaced by `***`: the password, and values of parameters that are not known to be harmless.
+///
+/// It is not parsed as a URI: one that is malformed, such as by a character of its password that was not encoded, must not be shown either.
 pub fn redact_uri(uri: &str) -> String {
     let Some((scheme, rest)) = uri.split_once("://") else { return "***".to_owned() };
+    // The last one: a password may hold whatever separates other parts.
+    let (user, rest) = rest.rsplit_once('@').map_or((None, rest), |(user, rest)| (Some(user), rest));
     let (address, query) = rest.split_once('?').map_or((rest, None), |(address, query)| (address, Some(query)));
-    let shown = match address.rsplit_once('@') {
-        Some((user, host)) => {
-            let name = user.split_once(':').map_or(user, |(name, _)| name);
-            let hidden = if user.contains(':') { ":***" } else { "" };
-            format!("{scheme}://{name}{hidden}@{host}")
-        }
-        None => format!("{scheme}://{address}"),
-    };
-    match query {
-        None => shown,
-        Some(query) => {
-            let safe: Vec<String> = query.split('&').map(redact_pair).collect();
-            format!("{shown}?{}", safe.join("&"))
-        }
-    }
+    let host = address.split('/').next().unwrap_or_default();
+    let port = host.rsplit_once(':').map_or("", |(_, port)| port);
+    // What looks like host and port may be name and password of a URI that ends there.
+    let address = if host.ends_with(']') || port.bytes().all(|b| b.is_ascii_digit()) { address } else { "***" };
+    let user = user.map_or(String::new(), |user| match user.split_once(':') {
+        Some((name, _)) => format!("{name}:***@"),
+        None => format!("{user}@"),
+    });
+    let query = query.map_or(String::new(), |query| format!("?{}", query.split('&').map(redact_pair).collect::<Vec<_>>().join("&")));
+    format!("{scheme}://{user}{address}{query}")
 }
 
 fn redact_pair(pair: &str) -> String {
     match pair.split_once('=') {
-        Some((name, _)) if name.to_lowercase().contains("pass") => format!("{name}=***"),
-        _ => pair.to_owned(),
+        Some(("mode" | "sslmode" | "ssl-mode" | "application_name", _)) => pair.to_owned(),
+        Some((name, _)) => format!("{name}=***"),
+        None => "***".to_owned(),
     }
 }
 
@@ -194,6 +194,14 @@ mod tests {
         assert_eq!(redact_uri("postgresql://me@db/x?password=s3cret&sslmode=off"), "postgresql://me@db/x?password=***&sslmode=off");
         assert_eq!(redact_uri("sqlite:///tmp/catalog.db"), "sqlite:///tmp/catalog.db");
         assert_eq!(redact_uri("no uri at all"), "***");
+        assert_eq!(redact_uri("sqlite:///tmp/catalog.db?mode=rwc"), "sqlite:///tmp/catalog.db?mode=rwc");
+        assert_eq!(redact_uri("postgresql://me@[::1]:5432/x"), "postgresql://me@[::1]:5432/x");
+        let malformed =
+            ["me:s3cret@@db:port/x?y=s3cret", "me:a?s3cret@db/x", "me:a/s3cret@db", "me:s3cret", "me@db/x?s3cret", "me:a#s3cret@db"];
+        for uri in malformed {
+            let shown = redact_uri(&format!("postgresql://{uri}"));
+            assert!(!shown.contains("s3cret") && shown.starts_with("postgresql://me") | shown.contains("***"), "{shown}");
+        }
     }
 
     #[tokio::test]

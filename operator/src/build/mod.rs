@@ -1,5 +1,6 @@
 //! Pure and infallible: from validated input to the objects that are created. No secret value is ever among the input.
 
+mod check;
 mod config_map;
 mod job;
 mod revision;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use lakehouse_contract::Stage;
 
+pub use check::{Breach, check};
 pub use config_map::config_map;
 pub use job::{job, matched_rule, memory_limit};
 pub use revision::{definition_of, digest, revision};

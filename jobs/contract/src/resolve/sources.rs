@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use ipnet::IpNet;
 use lakehouse_api::{
     LakehousePipelineSpec, LakehouseSpec,
     common::Stage,
@@ -102,7 +103,11 @@ impl FirstRequest {
             }
         }
         let token_env = connection.authorization_secret.as_ref().map(|_| connection_token(&connection.name));
-        let connection_of_spec = HttpConnection { name: connection.name.clone(), token_env };
+        if let Some(text) = connection.allowed_networks.iter().find(|text| text.parse::<IpNet>().is_err()) {
+            return Err(ResolveError::Network { connection: connection.name.clone(), text: text.clone() });
+        }
+        let allowed_networks = connection.allowed_networks.clone();
+        let connection_of_spec = HttpConnection { name: connection.name.clone(), token_env, allowed_networks };
         Ok(Self { url, connection: connection_of_spec, archived: connection.archive.is_some() })
     }
 

@@ -52,10 +52,15 @@ pub(crate) async fn create(
         lakehouse: &plan.lakehouse.spec,
         config: &context.jobs,
     };
+    let job = build::job(&of, &spec);
+    if let Err(breach) = build::check(&job, &of) {
+        tracing::error!(run = of.run, "{breach}");
+        return Ok(Some(Obstacle::Invalid(breach.to_string())));
+    }
     if let Some(obstacle) = ensure(&context.api::<ConfigMap>(), &build::config_map(&of, &spec), &uid, "create ConfigMap").await? {
         return Ok(Some(obstacle));
     }
-    ensure(&context.api::<Job>(), &build::job(&of, &spec), &uid, "create Job").await
+    ensure(&context.api::<Job>(), &job, &uid, "create Job").await
 }
 
 /// Creates `object`, once: one that is there is adopted if it belongs to the run, and left as it is.

@@ -165,6 +165,10 @@ fn gone(name: &str) -> Found {
 }
 
 async fn kept_revision(context: &Context, name: &str) -> Result<Option<Result<LakehousePipelineSpec, String>>> {
+    // A label may be empty; a name may not, and asking for it would fail for ever.
+    if name.is_empty() {
+        return Ok(None);
+    }
     let found = context.api::<ControllerRevision>().get_opt(name).await;
     let found = found.map_err(Error::api("read ControllerRevision", name))?;
     Ok(found.as_ref().map(build::definition_of))

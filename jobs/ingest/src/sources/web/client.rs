@@ -1,9 +1,10 @@
-//! One GET: the token goes to the connection's host only, redirects stay on it, the body has an end.
+//! One GET: the token goes to the connection's host only, redirects stay on it, its addresses are of a network that it may be in
+//! ([`super::egress`]), the body has an end.
 //!
 //! Passing troubles, which another try can cure: 429 and 5xx, no connection, no answer in time, a body that breaks off. All texts are
 //! free of the token, also where the server repeats it.
 
-use std::{error::Error, time::Duration};
+use std::{error::Error, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
@@ -15,7 +16,10 @@ use reqwest::{
 use tokio::time::{Instant, timeout};
 use url::Url;
 
-use super::pace::Pace;
+use super::{
+    egress::{self, Egress, Resolver},
+    pace::Pace,
+};
 
 /// What we call ourselves, without the version: the name that robots.txt can address.
 pub const PRODUCT: &str = "lakehouse-ingest";
@@ -74,12 +78,15 @@ pub struct Settings {
     pub max_body: usize,
     /// Shortest time between the starts of two requests.
     pub interval: Duration,
+    /// Networks that the host may have addresses in, beside those that everybody may reach.
+    pub allowed_networks: Vec<String>,
 }
 
 /// Sends requests to one host.
 pub struct Client {
     http: reqwest::Client,
     home: Url,
+    egress: Arc<Egress>,
     token: Option<String>,
     timeout: Duration,
     max_body: usize,
@@ -99,7 +106,8 @@ impl Client {
     /// A line that says why there can be none, without the token.
     pub fn new(home: &Url, settings: Settings) -> Result<Self, String> {
         lakehouse_storage::init_tls();
-        let Settings { token, accept, timeout, max_body, interval } = settings;
+        let Settings { token, accept, timeout, max_body, interval, allowed_networks } = settings;
+        let egress = Egress::new(home, &allowed_networks)?;
         let mut headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
         if let Some(token) = &token {
             let mut value = HeaderValue::try_from(format!("Bearer {token}"))
@@ -109,11 +117,12 @@ impl Client {
         }
         let http = reqwest::Client::builder()
             .redirect(Policy::none())
+            .dns_resolver(Arc::new(Resolver(egress.clone())))
             .default_headers(headers)
             .user_agent(format!("{PRODUCT}/{}", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|error| root_cause(&error))?;
-        Ok(Self { http, home: home.clone(), token, timeout, max_body, pace: Pace::new(interval) })
+        Ok(Self { http, home: home.clone(), egress, token, timeout, max_body, pace: Pace::new(interval) })
     }
 
     /// From now on requests start at least `interval` apart.
@@ -134,6 +143,9 @@ impl Client {
         let mut left = self.timeout;
         for _ in 0..=MOST_REDIRECTS {
             gate(&url).map_err(|message| Trouble::Refused { message, status: None })?;
+            self.egress
+                .check(&url)
+                .map_err(|denied| Trouble::Refused { message: format!("GET {url}: not sent, {denied}"), status: None })?;
             self.pace.turn().await;
             let began = Instant::now();
             let hop = timeout(left, self.hop(&url)).await;
@@ -148,7 +160,10 @@ impl Client {
 
     async fn hop(&self, url: &Url) -> Result<Hop, Trouble> {
         let sent = self.http.get(url.clone()).send().await;
-        let response = sent.map_err(|error| passing(format!("GET {url}: {}", root_cause(&error))))?;
+        let response = sent.map_err(|error| match egress::denied(&error) {
+            Some(denied) => Trouble::Refused { message: format!("GET {url}: not sent, {denied}"), status: None },
+            None => passing(format!("GET {url}: {}", root_cause(&error))),
+        })?;
         let status = response.status();
         match response.headers().get(LOCATION).map(HeaderValue::to_str) {
             Some(Ok(location)) if status.is_redirection() => self.redirected(url, status, location).map(Hop::To),

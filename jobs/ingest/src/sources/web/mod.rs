@@ -1,6 +1,7 @@
 //! What sources that ask a host have in common: the connection's token, tries, the pace, and what is kept of an answer.
 
 pub mod client;
+mod egress;
 pub mod links;
 mod pace;
 mod retry;
@@ -87,7 +88,8 @@ impl Web<'_> {
                 Some(token)
             }
         };
-        Client::new(self.url, Settings { token, accept, timeout: self.timeout, max_body, interval })
+        let allowed_networks = self.connection.allowed_networks.clone();
+        Client::new(self.url, Settings { token, accept, timeout: self.timeout, max_body, interval, allowed_networks })
             .map_err(|message| self.error(Reason::SourceRefused, format!("connection {}: {message}", self.connection.name)))
     }
 
