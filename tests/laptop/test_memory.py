@@ -141,7 +141,7 @@ def test_the_outcome_is_the_same_wherever_rows_wait(tmp_path: Path) -> None:
         lake.run(manifest, interval=DAYS[0], env=env)
         later = lake.folder / "landing" / "in" / LATER
         later.mkdir()
-        (later / "0.ndjson").write_text("".join(f"{line}\n" for line in lines(LATER, 1_500)))
+        (later / "0.ndjson").write_text("".join(f"{line}\n" for line in lines(LATER, 2_500)))
         lake.run(manifest, interval=LATER, env=env)
         assert not list((tmp_path / "scratch").iterdir()), "a temporary file is left"
     roomy, tiny = lakes["roomy"], lakes["tiny"]
