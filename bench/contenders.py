@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-import resource
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,9 @@ def spec(root: Path, work: Work) -> Work:
 
 
 def stage(
-    binaries: Path, name: str, root: Path, work: Work, limit: Callable[[], None] | None = None
+    binaries: Path, name: str, root: Path, work: Work, limit: int | None = None
 ) -> tuple[Measured, dict[str, int]]:
-    """Runs the binary of a stage as a pod would; what it took, and the totals of its report."""
+    """Runs the binary of a stage as a pod with a memory limit of `limit` bytes would; what it took, and the totals of its report."""
     (root / "stage.json").write_text(json.dumps(spec(root, work)))
     environment = {
         **os.environ,
@@ -58,25 +58,46 @@ def stage(
         # What is spilled goes where the data is, not into a /tmp that may be memory.
         "TMPDIR": str(root),
     }
-    measured = measure([str(binaries / name)], environment, limit)
+    if limit is not None:
+        environment["LAKEHOUSE_MEMORY_LIMIT"] = str(limit)
+    measured = measure([str(binaries / name)], environment)
     termination = json.loads((root / "termination.json").read_text())
     if termination.get("failure"):
         sys.exit(f"{name}: {termination['failure']}")
     return measured, termination["totals"]
 
 
-def measure(
-    command: list[str], environment: dict[str, str] | None = None, limit: Callable[[], None] | None = None
-) -> Measured:
-    """Runs a command: seconds of wall and CPU time, peak memory in MiB."""
+def measure(command: list[str], environment: dict[str, str] | None = None) -> Measured:
+    """Runs a command: seconds of wall and CPU time, peak memory in MiB; `private` is what of it the kernel cannot take back."""
     begin = time.perf_counter()
-    process = subprocess.Popen(command, env=environment, preexec_fn=limit)
+    process = subprocess.Popen(command, env=environment)
+    private, ended = [0], threading.Event()
+    watch = threading.Thread(target=watch_private, args=(process.pid, private, ended))
+    watch.start()
     _, status, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - begin
+    ended.set()
+    watch.join()
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"{command[0]} ended with {process.returncode}")
-    return {"seconds": seconds, "cpu": usage.ru_utime + usage.ru_stime, "memory": usage.ru_maxrss / 1024}
+    return {
+        "seconds": seconds,
+        "cpu": usage.ru_utime + usage.ru_stime,
+        "memory": usage.ru_maxrss / 1024,
+        "private": private[0] / 1024,
+    }
+
+
+def watch_private(pid: int, peak: list[int], ended: threading.Event) -> None:
+    """Notes the most KiB of anonymous memory that a process has: what a container's limit counts and cannot be dropped, as pages of files can."""
+    while not ended.wait(0.02):
+        try:
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return
+        found = re.search(r"^RssAnon:\s+(\d+) kB", status, re.MULTILINE)
+        peak[0] = max(peak[0], int(found[1]) if found else 0)
 
 
 def generate(binaries: Path, cache: Path, events: int, faults: bool = True) -> Path:
@@ -149,7 +170,7 @@ def definition(mode: str, table_format: str, plain: bool = False) -> Work:
 
 
 def silver_within(binaries: Path, bronze: Path, table: Work, limit: int | None) -> Measured:
-    """As `silver`, with at most `limit` bytes of data segments, heap and other private memory, which the kernel enforces."""
+    """As `silver`, told that it may have `limit` bytes of memory."""
     work = {
         "silver": {
             "input": {"run": "bench-00000000"},
@@ -157,14 +178,10 @@ def silver_within(binaries: Path, bronze: Path, table: Work, limit: int | None) 
         }
     }
 
-    def enforce() -> None:
-        if limit is not None:
-            resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
-
     with tempfile.TemporaryDirectory(dir=bronze.parent.parent) as folder:
         root = Path(folder)
         (root / "bronze").symlink_to(bronze)
-        measured, totals = stage(binaries, "silver", root, work, enforce)
+        measured, totals = stage(binaries, "silver", root, work, limit)
         size = sum(file.stat().st_size for file in (root / "silver").rglob("*.parquet"))
     return {**measured, "written": totals["rowsWritten"], "quarantined": totals["rowsQuarantined"], "bytes": size}
 

@@ -4,9 +4,12 @@
 //! own, small enough for the processor's cache: the hash finds candidates, the key values decide. Nulls equal each
 //! other, as do -0.0 and 0.0, and NaN and NaN. What stays is told by a mask per batch; no row is moved but by the filter.
 
-use std::sync::{
-    OnceLock,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use ahash::RandomState;
@@ -207,7 +210,7 @@ pub(crate) fn mask_batches(
     Ok(removed)
 }
 
-/// Per block, which rows stay; none where all do. As [`mask_batches`] for the blocks of one shard, which are in the order of records. In memory are the keys of the shard and one block.
+/// Per block, which rows stay; none where all do. As [`mask_batches`] for the blocks of one shard, which are in the order of records. In memory are the keys of the shard.
 ///
 /// # Errors
 /// `ResourcesExhausted` when the disk fails.
@@ -221,12 +224,14 @@ pub(crate) fn mask_blocks(
     let mut table: HashTable<(u64, u32, u32)> = HashTable::with_capacity(blocks.iter().map(Block::rows).sum());
     let mut columns: Vec<Vec<Key>> = Vec::with_capacity(blocks.len());
     let mut masks: Vec<Option<BooleanArray>> = vec![None; blocks.len()];
+    let needed: Vec<usize> = key.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let key: Vec<usize> = key.iter().filter_map(|column| needed.binary_search(column).ok()).collect();
     // Whoever comes first wins, so the last is kept by going backwards.
     let last = keep == Keep::Last;
     for visit in 0..blocks.len() {
         let number = if last { blocks.len() - 1 - visit } else { visit };
         let rows = blocks[number].rows();
-        columns.push(keys(&scratch.read(&blocks[number]).map_err(scratch_failure)?, key)?);
+        columns.push(keys(&scratch.read_columns(&blocks[number], &needed).map_err(scratch_failure)?, &key)?);
         let mut mask = Mask::new(rows, None);
         for step in 0..rows {
             let row = if last { rows - 1 - step } else { step };

@@ -34,6 +34,34 @@ pub fn limit() -> usize {
     usize::try_from(bytes / SHARE.1 * SHARE.0).unwrap_or(usize::MAX)
 }
 
+/// Below this many bytes to plan with, memory is worth more than the time that it costs to give it back at once.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const TIGHT: usize = 1 << 30;
+/// Buffers from this size on are mapped one by one, in bytes: what holds rows, columns and files is larger, most else is smaller.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const MAPPED: libc::c_int = 128 << 10;
+/// Heaps that threads share.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const HEAPS: libc::c_int = 2;
+
+/// Makes the allocator give memory back to the system as soon as it is free, where there is little of it. To be called before much is allocated.
+///
+/// By itself the allocator of the GNU C library takes every buffer up to 32 MiB from heaps, of which there may be eight per processor, as
+/// soon as one of that size was freed, and a heap shrinks from its end only. What a stage holds within its shares then takes twice the room,
+/// of which half is holes.
+#[allow(unsafe_code, reason = "the allocator has no safe interface")]
+pub fn give_back_early() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    if limit() < TIGHT {
+        for (name, value) in [(libc::M_MMAP_THRESHOLD, MAPPED), (libc::M_TRIM_THRESHOLD, MAPPED), (libc::M_ARENA_MAX, HEAPS)] {
+            // SAFETY: `mallopt` takes numbers only, and locks the allocator while it notes them.
+            if unsafe { libc::mallopt(name, value) } == 0 {
+                tracing::debug!(name, value, "the allocator does not take a setting");
+            }
+        }
+    }
+}
+
 fn quantity(text: &str) -> Option<u64> {
     let (number, shift) = match text.trim() {
         text if text.ends_with("Ki") => (&text[..text.len() - 2], 10),

@@ -120,7 +120,7 @@ pub(crate) async fn changes<F: TableFiles>(
         }
         (WriteMode::Merge { key, sequence_by }, StagedContent::Merge { winners, superseded }) => {
             let rules = MergeRules::new(&table, &layout.arrow, key, sequence_by)?;
-            changes.merge(rules.plan(winners, files, layout).await?, *superseded);
+            changes.merge(rules.plan(winners, files, layout, share_of_memory()).await?, *superseded);
         }
         (WriteMode::History { key, sequence_by }, StagedContent::Merge { winners, superseded }) => {
             let rules = HistoryRules::new(&table, &layout.arrow, key, sequence_by)?;

@@ -3,12 +3,13 @@
 use crate::Result;
 use crate::compact::{concatenated, without_commit};
 use crate::ledger::Entry;
-use crate::rows::read_file;
+use crate::rows::{RowStream, open_file};
 use crate::segments::{self, is_compacted};
 use crate::writer::FileLayout;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use futures::TryStreamExt;
 use iceberg::spec::DataFile;
 use iceberg::table::Table;
 use iceberg_commit::{LiveFile, live_files};
@@ -24,8 +25,13 @@ pub(crate) trait TableFiles: Send + Sync {
     /// All of them.
     async fn live(&self) -> Result<Vec<Self::Live>>;
 
-    /// All rows of one, in the table's current schema as files are written.
-    async fn read(&self, file: &DataFile, schema: &SchemaRef) -> Result<Vec<RecordBatch>>;
+    /// The rows of one as they come, in the table's current schema as files are written.
+    async fn open(&self, file: &DataFile, schema: &SchemaRef) -> Result<RowStream>;
+
+    /// All rows of one.
+    async fn read(&self, file: &DataFile, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
+        self.open(file, schema).await?.try_collect().await
+    }
 
     /// Identifier of a column in the statistics of files.
     fn field_id(&self, column: &str) -> Option<i32>;
@@ -69,8 +75,8 @@ impl TableFiles for IcebergFiles<'_> {
         Ok(live_files(self.table).await?.into_iter().map(IcebergFile).collect())
     }
 
-    async fn read(&self, file: &DataFile, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
-        read_file(self.name, self.table, file, schema).await
+    async fn open(&self, file: &DataFile, schema: &SchemaRef) -> Result<RowStream> {
+        open_file(self.name, self.table, file, schema)
     }
 
     fn field_id(&self, column: &str) -> Option<i32> {

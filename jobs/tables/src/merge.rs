@@ -21,8 +21,9 @@ use std::collections::hash_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-/// Parts on disk that rows are spread over by their key.
-const PARTS: usize = 64;
+/// Parts on disk that rows are spread over by their key. One at a time is in memory, with its keys and its winners: of rows that are twenty times the
+/// memory, a tenth of it.
+const PARTS: usize = 256;
 
 /// Two rows of one batch.
 pub(crate) type Pair = (usize, usize);
@@ -53,6 +54,14 @@ struct Best {
     row: usize,
     /// Rows with the same sequence, to be compared at the end: only ties at the top count.
     ties: Vec<(usize, usize)>,
+}
+
+/// Which rows of the table lose, and which of the input do not win.
+struct Outcome {
+    /// Rows that go, by file; of those that are rewritten already, none.
+    gone: Vec<Vec<bool>>,
+    /// Which winners of each group win against the table as well.
+    won: Vec<BooleanArray>,
 }
 
 impl MergeRules {
@@ -161,24 +170,25 @@ impl MergeRules {
 
     /// The winning row of each key.
     fn best(&self, batches: &[RecordBatch]) -> Result<RecordBatch> {
-        let mut sequences: Vec<Rows> = Vec::with_capacity(batches.len());
-        let mut best: HashMap<Box<[u8]>, Best> = HashMap::new();
-        for (number, batch) in batches.iter().enumerate() {
-            let (keys, sequence) = (self.key.rows(batch)?, self.sequence.rows(batch)?);
-            for row in 0..batch.num_rows() {
-                let key = keys.row(row);
-                let Some(current) = best.get_mut(key.as_ref()) else {
-                    best.insert(key.as_ref().into(), Best { batch: number, row, ties: Vec::new() });
-                    continue;
-                };
-                let held = if current.batch == number { sequence.row(current.row) } else { sequences[current.batch].row(current.row) };
-                match sequence.row(row).cmp(&held) {
-                    Ordering::Greater => *current = Best { batch: number, row, ties: Vec::new() },
-                    Ordering::Equal => current.ties.push((number, row)),
-                    Ordering::Less => {}
+        let rows = |of: &Comparer| batches.iter().map(|batch| of.rows(batch)).collect::<Result<Vec<Rows>>>();
+        let (keys, sequences) = (rows(&self.key)?, rows(&self.sequence)?);
+        let mut best: HashMap<&[u8], Best> = HashMap::new();
+        for (number, (keys, sequence)) in keys.iter().zip(&sequences).enumerate() {
+            for row in 0..keys.num_rows() {
+                match best.entry(keys.row(row).data()) {
+                    Entry::Vacant(place) => {
+                        place.insert(Best { batch: number, row, ties: Vec::new() });
+                    }
+                    Entry::Occupied(mut place) => {
+                        let current = place.get_mut();
+                        match sequence.row(row).cmp(&sequences[current.batch].row(current.row)) {
+                            Ordering::Greater => *current = Best { batch: number, row, ties: Vec::new() },
+                            Ordering::Equal => current.ties.push((number, row)),
+                            Ordering::Less => {}
+                        }
+                    }
                 }
             }
-            sequences.push(sequence);
         }
         drop(sequences);
         let mut chosen: Vec<(usize, usize)> = Vec::with_capacity(best.len());
@@ -190,6 +200,7 @@ impl MergeRules {
                 right.push(tie);
             }
         }
+        drop(keys);
         // In the order of the input, so that equal input makes equal files.
         chosen.sort_unstable();
         self.refuse_ties(&self.gather(batches, &left)?, &self.gather(batches, &right)?)?;
@@ -244,55 +255,73 @@ impl MergeRules {
         }
     }
 
-    /// Merges `winners` into the table as it is now.
-    pub(crate) async fn plan<F: TableFiles>(&self, winners: &Winners, files: &F, layout: Arc<FileLayout>) -> Result<MergePlan<F::Live>> {
+    /// Merges `winners` into the table as it is now. `share` bytes of a file's rows are in memory at a time.
+    pub(crate) async fn plan<F: TableFiles>(
+        &self,
+        winners: &Winners,
+        files: &F,
+        layout: Arc<FileLayout>,
+        share: usize,
+    ) -> Result<MergePlan<F::Live>> {
         let live = files.live().await?;
         let one_group = winners.groups() == 1;
         let mut rewrite = Rewrite::start(layout.clone());
-        // Of files that are read once per group it is noted which rows go; of one group the rest is written at once.
-        let mut gone: Vec<Vec<bool>> = vec![Vec::new(); live.len()];
-        let mut won: Vec<BooleanArray> = Vec::with_capacity(winners.groups());
+        // What stays of a file that is read once, and is small, is written at once; of others it is noted which rows go.
+        let mut outcome = Outcome { gone: vec![Vec::new(); live.len()], won: Vec::with_capacity(winners.groups()) };
         let mut changed = vec![false; live.len()];
         for group in 0..winners.groups() {
             let rows = self.group(winners, group)?;
-            let (keys, sequence) = (self.key.rows(&rows)?, self.sequence.rows(&rows)?);
-            let by_key: HashMap<&[u8], usize> = (0..rows.num_rows()).map(|row| (keys.row(row).data(), row)).collect();
-            let ranges = key_ranges(&self.table, &self.key_columns, &rows, files)?;
             let mut wins = vec![true; rows.num_rows()];
-            for (number, live) in live.iter().enumerate().filter(|(_, live)| may_contain(&ranges, (*live).as_ref())) {
-                let mut parts = Vec::new();
-                let mut beaten = Vec::new();
-                for batch in files.read(live.as_ref(), &layout.arrow).await? {
-                    let before = beaten.len();
-                    self.meet(&batch, (&rows, &sequence, &by_key), &mut wins, &mut beaten)?;
-                    if one_group {
-                        parts.push((batch, BooleanArray::from_iter(beaten[before..].iter().map(|beaten| Some(!beaten)))));
+            if !live.is_empty() {
+                let (keys, sequence) = (self.key.rows(&rows)?, self.sequence.rows(&rows)?);
+                let by_key: HashMap<&[u8], usize> = (0..rows.num_rows()).map(|row| (keys.row(row).data(), row)).collect();
+                let ranges = key_ranges(&self.table, &self.key_columns, &rows, files)?;
+                for (number, live) in live.iter().enumerate().filter(|(_, live)| may_contain(&ranges, (*live).as_ref())) {
+                    let mut parts = one_group.then(Vec::new);
+                    let (mut beaten, mut bytes) = (Vec::new(), 0);
+                    let mut stream = files.open(live.as_ref(), &layout.arrow).await?;
+                    while let Some(batch) = stream.next().await {
+                        let batch = batch?;
+                        let before = beaten.len();
+                        self.meet(&batch, (&rows, &sequence, &by_key), &mut wins, &mut beaten)?;
+                        bytes += batch.get_array_memory_size();
+                        match &mut parts {
+                            Some(parts) if bytes <= share => {
+                                parts.push((batch, BooleanArray::from_iter(beaten[before..].iter().map(|beaten| Some(!beaten)))));
+                            }
+                            _ => parts = None,
+                        }
                     }
-                }
-                if !beaten.contains(&true) {
-                    continue;
-                }
-                changed[number] = true;
-                for (batch, stays) in parts {
-                    rewrite.keep(filter_record_batch(&batch, &stays).map_err(TableError::arrow(&self.table))?).await?;
-                }
-                if !one_group {
-                    let known = &mut gone[number];
-                    known.resize(beaten.len(), false);
-                    known.iter_mut().zip(beaten).for_each(|(known, beaten)| *known |= beaten);
+                    if !beaten.contains(&true) {
+                        continue;
+                    }
+                    changed[number] = true;
+                    let Some(parts) = parts else {
+                        let known = &mut outcome.gone[number];
+                        known.resize(beaten.len(), false);
+                        known.iter_mut().zip(beaten).for_each(|(known, beaten)| *known |= beaten);
+                        continue;
+                    };
+                    for (batch, stays) in parts {
+                        rewrite.keep(filter_record_batch(&batch, &stays).map_err(TableError::arrow(&self.table))?).await?;
+                    }
                 }
             }
             let wins = BooleanArray::from(wins);
             if one_group {
                 rewrite.keep(filter_record_batch(&rows, &wins).map_err(TableError::arrow(&self.table))?).await?;
             }
-            won.push(wins);
+            outcome.won.push(wins);
         }
+        self.rewrite(&outcome, files, &live, &mut rewrite, &layout).await?;
         if !one_group {
-            self.rewrite(winners, &won, files, &live, &gone, &mut rewrite, &layout).await?;
+            for (group, wins) in outcome.won.iter().enumerate() {
+                let rows = self.group(winners, group)?;
+                rewrite.keep(filter_record_batch(&rows, wins).map_err(TableError::arrow(&self.table))?).await?;
+            }
         }
         let (written, came) =
-            won.iter().fold((0, 0), |(written, came), wins| (written + wins.true_count() as u64, came + wins.len() as u64));
+            outcome.won.iter().fold((0, 0), |(written, came), wins| (written + wins.true_count() as u64, came + wins.len() as u64));
         let (added, _) = rewrite.finish().await?;
         let removed = live.into_iter().zip(changed).filter_map(|(live, changed)| changed.then_some(live)).collect();
         Ok(MergePlan { removed, added, written, lost: came - written })
@@ -332,28 +361,23 @@ impl MergeRules {
         self.refuse_ties(&take(winners, mine)?, &take(batch, theirs)?)
     }
 
-    /// Writes what stays of the files that lose rows, and the winners that won.
-    #[allow(clippy::too_many_arguments, reason = "the second half of `plan`")]
+    /// Writes what stays of the files of which it is noted which rows go.
     async fn rewrite<F: TableFiles>(
         &self,
-        winners: &Winners,
-        won: &[BooleanArray],
+        outcome: &Outcome,
         files: &F,
         live: &[F::Live],
-        gone: &[Vec<bool>],
         rewrite: &mut Rewrite,
         layout: &FileLayout,
     ) -> Result<()> {
-        let failed = TableError::arrow(&self.table);
-        for (live, gone) in live.iter().zip(gone).filter(|(_, gone)| gone.contains(&true)) {
+        for (live, gone) in live.iter().zip(&outcome.gone).filter(|(_, gone)| gone.contains(&true)) {
             let mut gone = gone.iter();
-            for batch in files.read(live.as_ref(), &layout.arrow).await? {
+            let mut stream = files.open(live.as_ref(), &layout.arrow).await?;
+            while let Some(batch) = stream.next().await {
+                let batch = batch?;
                 let stays = BooleanArray::from_iter(gone.by_ref().take(batch.num_rows()).map(|gone| Some(!gone)));
-                rewrite.keep(filter_record_batch(&batch, &stays).map_err(&failed)?).await?;
+                rewrite.keep(filter_record_batch(&batch, &stays).map_err(TableError::arrow(&self.table))?).await?;
             }
-        }
-        for (group, wins) in won.iter().enumerate() {
-            rewrite.keep(filter_record_batch(&self.group(winners, group)?, wins).map_err(&failed)?).await?;
         }
         Ok(())
     }
@@ -383,7 +407,9 @@ pub(crate) struct KeyRange {
     has_null: bool,
     data_type: DataType,
     converter: RowConverter,
-    sorted: Vec<OwnedRow>,
+    rows: Rows,
+    /// The valid rows by their value.
+    sorted: Vec<u32>,
 }
 
 impl KeyRange {
@@ -391,11 +417,9 @@ impl KeyRange {
         let failed = TableError::arrow(table);
         let converter = RowConverter::new(vec![SortField::new(column.data_type().clone())]).map_err(&failed)?;
         let rows = converter.convert_columns(std::slice::from_ref(column)).map_err(&failed)?;
-        let valid = (0..column.len()).filter(|row| column.is_valid(*row));
-        let mut sorted: Vec<OwnedRow> = valid.map(|row| rows.row(row).owned()).collect();
-        sorted.sort_unstable();
-        sorted.dedup();
-        Ok(Self { field_id, has_null: column.null_count() > 0, data_type: column.data_type().clone(), converter, sorted })
+        let mut sorted: Vec<u32> = (0..column.len()).filter(|row| column.is_valid(*row)).map(|row| row as u32).collect();
+        sorted.sort_unstable_by(|one, other| rows.row(*one as usize).cmp(&rows.row(*other as usize)));
+        Ok(Self { field_id, has_null: column.null_count() > 0, data_type: column.data_type().clone(), converter, rows, sorted })
     }
 
     /// Whether a file may hold one of the values. What cannot be proven counts as yes.
@@ -410,12 +434,12 @@ impl KeyRange {
         let from = match file.lower_bounds().get(&self.field_id).map(|datum| self.bound(datum.literal())) {
             None => 0,
             Some(None) => return true,
-            Some(Some(lower)) => self.sorted.partition_point(|value| *value < lower),
+            Some(Some(lower)) => self.sorted.partition_point(|row| self.rows.row(*row as usize) < lower.row()),
         };
         match (self.sorted.get(from), file.upper_bounds().get(&self.field_id).map(|datum| self.bound(datum.literal()))) {
             (None, _) => false,
             (Some(_), None | Some(None)) => true,
-            (Some(value), Some(Some(upper))) => *value <= upper,
+            (Some(row), Some(Some(upper))) => self.rows.row(*row as usize) <= upper.row(),
         }
     }
 

@@ -14,6 +14,8 @@ use lakehouse_contract::TableRef;
 use std::sync::Arc;
 
 const MICROSECONDS_PER_DAY: i64 = 86_400_000_000;
+/// Rows that are handed to the writer at a time.
+const PIECE: usize = 8192;
 
 /// The rows of an interval: those whose column lies in `[start, end)`, in microseconds since 1970.
 #[derive(Clone, Debug)]
@@ -169,9 +171,14 @@ impl Rewrite {
     }
 
     pub(crate) async fn keep(&mut self, batch: RecordBatch) -> Result<()> {
-        // A closed channel means that the writer failed; `finish` reports why.
-        if batch.num_rows() > 0 && self.send.send(Ok(batch)).await.is_err() {
-            tracing::debug!(table = %self.table, "the writer of kept rows has ended");
+        // In pieces, so that those on their way are of one or two batches, however large these are.
+        for start in (0..batch.num_rows()).step_by(PIECE) {
+            let piece = batch.slice(start, PIECE.min(batch.num_rows() - start));
+            // A closed channel means that the writer failed; `finish` reports why.
+            if self.send.send(Ok(piece)).await.is_err() {
+                tracing::debug!(table = %self.table, "the writer of kept rows has ended");
+                break;
+            }
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Reads whole data files, and compares rows by some of their columns.
+//! Reads data files, and compares rows by some of their columns.
 
 use crate::conform::conform;
 use crate::{Result, TableError};
@@ -17,12 +17,7 @@ use std::sync::atomic::{AtomicU64, Ordering as AtomicOrdering};
 /// Rows of a table on their way.
 pub(crate) type RowStream = BoxStream<'static, Result<RecordBatch>>;
 
-/// All rows of a data file in the current schema of the table, as files are written.
-pub(crate) async fn read_file(name: &TableRef, table: &Table, file: &DataFile, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
-    open_file(name, table, file, schema)?.try_collect().await
-}
-
-/// The rows of a data file as a stream, which ends with an error when they are not as many as the manifest says.
+/// The rows of a data file in the current schema of the table, as files are written: a stream, which ends with an error when they are not as many as the manifest says.
 pub(crate) fn open_file(name: &TableRef, table: &Table, file: &DataFile, schema: &SchemaRef) -> Result<RowStream> {
     let current = table.metadata().current_schema().clone();
     // No predicate: rewriting a file needs each of its rows.

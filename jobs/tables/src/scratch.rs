@@ -1,6 +1,7 @@
 //! Rows that wait on disk: a file without a name in the temporary folder, which is gone with the process, however that ends.
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
+use arrow::compute::concat;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
 use arrow_ipc::CompressionType;
@@ -83,11 +84,28 @@ impl Scratch {
     /// # Errors
     /// [`ScratchError`] when the disk fails.
     pub fn read(&self, block: &Block) -> Result<RecordBatch, ScratchError> {
+        self.decoded(block, None)
+    }
+
+    /// Reads some columns, in this order, which holds no column twice. The others are not even decompressed, and nothing of them stays in memory.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn read_columns(&self, block: &Block, columns: &[usize]) -> Result<RecordBatch, ScratchError> {
+        let batch = self.decoded(block, Some(columns.to_vec()))?;
+        // What compression makes no smaller lies uncompressed in a block, and would hold all of its bytes: two arrays are put together by copying.
+        let own = batch.columns().iter().map(|column| concat(&[column.as_ref(), column.slice(0, 0).as_ref()]));
+        let own = own.collect::<Result<_, _>>().and_then(|own| RecordBatch::try_new(batch.schema(), own));
+        own.map_err(|error| self.failed("read from", error))
+    }
+
+    fn decoded(&self, block: &Block, columns: Option<Vec<usize>>) -> Result<RecordBatch, ScratchError> {
         let mut bytes = vec![0; block.bytes];
         self.file.read_exact_at(&mut bytes, block.at).map_err(|error| self.failed("read from", error))?;
         let rows = || {
-            let mut batches = StreamReader::try_new(bytes.as_slice(), None)?;
-            batches.next().unwrap_or_else(|| Ok(RecordBatch::new_empty(self.schema.clone())))
+            let mut batches = StreamReader::try_new(bytes.as_slice(), columns)?;
+            let empty = RecordBatch::new_empty(batches.schema());
+            batches.next().unwrap_or(Ok(empty))
         };
         let batch: RecordBatch = rows().map_err(|error| self.failed("read from", error))?;
         if batch.num_rows() == block.rows {
@@ -128,6 +146,7 @@ mod tests {
         let blocks: Vec<Block> = batches.iter().map(|batch| scratch.write(batch)).collect::<Result<_, _>>()?;
         for (block, batch) in blocks.iter().zip(&batches).rev() {
             assert_eq!(scratch.read(block)?, *batch);
+            assert_eq!(scratch.read_columns(block, &[2, 0])?, batch.project(&[2, 0])?);
         }
         assert!(scratch.bytes() < 60_000, "{} bytes are not compressed", scratch.bytes());
         Ok(())

@@ -4,7 +4,7 @@ use crate::conform::conform;
 use crate::partitions::{Splitter, hive_path};
 use crate::rows::RowStream;
 use crate::{BatchStream, Result, TableError};
-use arrow::array::RecordBatch;
+use arrow::array::{Array, ArrayRef, RecordBatch};
 use arrow::compute::{SortColumn, SortOptions, concat_batches, lexsort_to_indices, take_record_batch};
 use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
@@ -27,6 +27,12 @@ use tokio::sync::{Mutex, mpsc};
 const FILE_BYTES: usize = 512 * 1024 * 1024;
 /// Longest text kept as a bound in the statistics of a file, in characters.
 const BOUND_CHARACTERS: usize = 64;
+
+/// Bytes that the values of a batch take, as if they were its own: slices of one batch share its memory.
+fn bytes_of(batch: &RecordBatch) -> usize {
+    let bytes = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size());
+    batch.columns().iter().map(bytes).sum()
+}
 
 /// How much of the memory writing takes, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +130,7 @@ async fn write_all(
         match receive.recv().await {
             Some(batch) => {
                 let batch = batch?;
-                held += batch.get_array_memory_size();
+                held += bytes_of(&batch);
                 first.push(batch);
             }
             None => {
@@ -273,7 +279,7 @@ impl Worker {
     }
 
     fn hold(&mut self, key: PartitionKey, batch: RecordBatch) {
-        let bytes = batch.get_array_memory_size().max(1);
+        let bytes = bytes_of(&batch).max(1);
         let entry = self.waiting.entry(key.data().clone()).or_insert_with(|| Waiting { key, batches: Vec::new(), bytes: 0 });
         entry.batches.push(batch);
         entry.bytes += bytes;

@@ -10,10 +10,8 @@ use crate::rows::RowStream;
 use crate::segments::Segment;
 use crate::writer::FileLayout;
 use crate::{Result, TableError, delta_rewritten, delta_rows, segments};
-use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use futures::TryStreamExt;
 use iceberg::spec::{DataFile, PartitionSpec};
 use iceberg_commit::ObjectStoreIo;
 use lakehouse_contract::TableRef;
@@ -120,8 +118,8 @@ impl TableFiles for DeltaFiles<'_> {
         self.table.files_of(self.state)
     }
 
-    async fn read(&self, file: &DataFile, schema: &SchemaRef) -> Result<Vec<RecordBatch>> {
-        delta_rows::open(&self.table.table, &self.table.layer, file, &self.spec, schema).await?.try_collect().await
+    async fn open(&self, file: &DataFile, schema: &SchemaRef) -> Result<RowStream> {
+        delta_rows::open(&self.table.table, &self.table.layer, file, &self.spec, schema).await
     }
 
     fn field_id(&self, column: &str) -> Option<i32> {
