@@ -201,7 +201,7 @@ fn a_definition_has_no_field_that_reaches_a_pod() {
     assert_eq!(validate(&object), []);
     let places = ["spec", "spec.jobs", "spec.jobs.ingest", "spec.ingest[0]", "spec.gold[0]"];
     for place in places {
-        let pointer = format!("/{}", place.replace('.', "/").replace('[', "/").replace(']', ""));
+        let pointer = format!("/{}", place.replace(['.', '['], "/").replace(']', ""));
         for field in fields {
             object.pointer_mut(&pointer).unwrap()[field] = json!({"hostNetwork": true});
         }

@@ -119,7 +119,7 @@ impl Look<'_> {
         self.only(security, &at("securityContext"), POD_SECURITY)?;
         self.equal(&security["runAsNonRoot"], &at("securityContext.runAsNonRoot"), json!(true))?;
         for id in ["runAsUser", "runAsGroup", "fsGroup"] {
-            if !security[id].as_i64().is_some_and(|id| id > 0) {
+            if security[id].as_i64().is_none_or(|id| id <= 0) {
                 return Err(self.breach(&at(&format!("securityContext.{id}")), "must be a number above 0"));
             }
         }

@@ -156,12 +156,10 @@ pub fn denied<'e>(error: &'e (dyn Error + 'static)) -> Option<&'e Denied> {
 fn is_inner(name: &str) -> bool {
     let name = name.trim_end_matches('.').to_ascii_lowercase();
     let mut labels = name.rsplit('.');
-    match (labels.next(), labels.next()) {
-        (Some(_), None) => true,
-        (Some("localhost" | "local" | "internal" | "svc"), _) => true,
-        (Some("arpa"), Some("home")) => true,
-        _ => false,
-    }
+    matches!(
+        (labels.next(), labels.next()),
+        (Some(_), None) | (Some("localhost" | "local" | "internal" | "svc"), _) | (Some("arpa"), Some("home"))
+    )
 }
 
 /// The IPv4 address that an IPv6 address stands for (RFC 4291, RFC 6052, RFC 3056); others as they are.
