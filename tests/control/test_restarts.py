@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from datetime import date, timedelta
 
@@ -12,7 +11,7 @@ from stand import Stand, succeeded_condition
 
 
 def test_api_server_restarts(plane: ControlPlane, stand: Callable[[str], Stand], soak: bool) -> None:
-    restarts, runs = (20, 100) if soak else (4, 30)
+    restarts, runs = (20, 100) if soak else (2, 12)
     with stand("restarts") as it:
         it.start()
         it.apply(LAKEHOUSE, pipeline(EXTERNAL, maxConcurrentRuns=10))
@@ -36,15 +35,3 @@ def test_api_server_restarts(plane: ControlPlane, stand: Callable[[str], Stand],
         assert not it.complaints(), "\n".join(it.complaints())
         stages = [stage for one in it.runs() for stage in one["status"]["stages"]]
         assert {(stage["state"], stage["attempt"]) for stage in stages} == {("Succeeded", 1)}
-
-
-def test_idle_operator_writes_nothing(stand: Callable[[str], Stand]) -> None:
-    with stand("idle") as it:
-        it.start()
-        it.apply(LAKEHOUSE, pipeline(EXTERNAL), run())
-        it.wait("silence", it.settled, 120)
-        before = len(it.traffic.writes())
-        # Longer than everything that is looked at again: Lakehouses every minute.
-        time.sleep(75)
-        written = it.traffic.writes()[before:]
-        assert not [str(call) for call in written if "leases" not in call.resource]
