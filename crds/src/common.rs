@@ -221,6 +221,46 @@ pub struct SecretKey {
     pub key: String,
 }
 
+/// What kind of failure ended an attempt. It decides whether another one is made, how often and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum FailureClass {
+    /// Store, catalog or source did not answer as they should: exit code 10.
+    Retryable,
+    /// Something unforeseen: exit code 1 or any other, or a limit of the pod other than that of memory.
+    Unexpected,
+    /// Memory or disk ran out.
+    OutOfMemory,
+    /// Not done within `jobs.timeout`.
+    Timeout,
+    /// The cluster took the pod away: eviction, preemption, a drained or lost node, a deleted pod.
+    Disruption,
+    /// The pod did not start within `jobs.startDeadline`: no image, no node, no Secret. Not retried: it was waited for already.
+    NotStarted,
+    /// The definition, the data or a credential is at fault: exit code 20. Never retried.
+    Terminal,
+}
+
+impl FailureClass {
+    /// The name as it stands in a run's status.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retryable => "Retryable",
+            Self::Unexpected => "Unexpected",
+            Self::OutOfMemory => "OutOfMemory",
+            Self::Timeout => "Timeout",
+            Self::Disruption => "Disruption",
+            Self::NotStarted => "NotStarted",
+            Self::Terminal => "Terminal",
+        }
+    }
+}
+
+impl std::fmt::Display for FailureClass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

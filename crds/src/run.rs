@@ -8,7 +8,7 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{common::Stage, pipeline::FailureClass};
+use crate::common::{FailureClass, Stage};
 
 /// One execution of a pipeline for one interval. Everything but `state` is immutable; a retry is a new run with `retryOf`.
 #[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]

@@ -101,6 +101,15 @@ def stage_state(stand: Stand, stage: str, name: str = RUN) -> str:
     return next((str(it["state"]) for it in stages if it["name"] == stage), "")
 
 
+def working(stand: Stand, stage: str) -> Gate:
+    """A run is made and gets to `stage`, which works until the gate is opened."""
+    gate = Gate(stage)
+    stand.end = gate
+    stand.apply(LAKEHOUSE, pipeline(EXTERNAL), run())
+    stand.wait(f"{stage} to run", lambda: stage_state(stand, stage) == "Running")
+    return gate
+
+
 def succeeds(stand: Stand, name: str = RUN) -> None:
     """Waits for the run's success."""
     stand.wait(
@@ -143,10 +152,7 @@ def edit(stand: Stand) -> None:
 
 def suspend(stand: Stand) -> None:
     """A run is suspended while its first stage is at work, stays so after that stage, and is resumed."""
-    gate = Gate("ingest")
-    stand.end = gate
-    stand.apply(LAKEHOUSE, pipeline(EXTERNAL), run())
-    stand.wait("ingest to run", lambda: stage_state(stand, "ingest") == "Running")
+    gate = working(stand, "ingest")
     stand.api.merge(stand.path("lakehouseruns", RUN), {"spec": {"state": "Suspended"}})
     gate.opened = True
     stand.wait("ingest to be done", lambda: stage_state(stand, "ingest") == "Succeeded")
@@ -159,10 +165,7 @@ def suspend(stand: Stand) -> None:
 
 def delete(stand: Stand) -> None:
     """A run is deleted while silver is at work: nothing of it stays, and another one of the same name is a new run."""
-    gate = Gate("silver")
-    stand.end = gate
-    stand.apply(LAKEHOUSE, pipeline(EXTERNAL), run())
-    stand.wait("silver to run", lambda: stage_state(stand, "silver") == "Running")
+    gate = working(stand, "silver")
     stand.api.delete(stand.path("lakehouseruns", RUN))
     stand.wait(
         "its objects to go",
@@ -175,10 +178,7 @@ def delete(stand: Stand) -> None:
 
 def upgrade(stand: Stand) -> None:
     """An operator of another release takes over while ingest is at work: what was begun ends as it began."""
-    gate = Gate("ingest")
-    stand.end = gate
-    stand.apply(LAKEHOUSE, pipeline(EXTERNAL), run())
-    stand.wait("ingest to run", lambda: stage_state(stand, "ingest") == "Running")
+    gate = working(stand, "ingest")
     stand.replace(LATER)
     gate.opened = True
     succeeds(stand)
@@ -186,10 +186,7 @@ def upgrade(stand: Stand) -> None:
 
 def adoption(stand: Stand) -> None:
     """The status of a run is lost, as by a restored backup: its Jobs are found again."""
-    gate = Gate("ingest")
-    stand.end = gate
-    stand.apply(LAKEHOUSE, pipeline(EXTERNAL), run())
-    stand.wait("ingest to run", lambda: stage_state(stand, "ingest") == "Running")
+    gate = working(stand, "ingest")
     stand.forget(RUN)
     gate.opened = True
     succeeds(stand)
@@ -197,10 +194,7 @@ def adoption(stand: Stand) -> None:
 
 def cancel(stand: Stand) -> None:
     """A run is cancelled while silver is at work."""
-    gate = Gate("silver")
-    stand.end = gate
-    stand.apply(LAKEHOUSE, pipeline(EXTERNAL), run())
-    stand.wait("silver to run", lambda: stage_state(stand, "silver") == "Running")
+    working(stand, "silver")
     stand.api.merge(stand.path("lakehouseruns", RUN), {"spec": {"state": "Cancelled"}})
     stand.wait(
         "the end", lambda: succeeded_condition(stand.get("lakehouseruns", RUN) or {}).get("status") == "False", 90

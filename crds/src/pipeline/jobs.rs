@@ -6,9 +6,9 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::common::{HumanDuration, Stage};
+use crate::common::{FailureClass, HumanDuration, Stage};
 
-use super::retries::{ClassLimits, FailureClass, RetryPolicy};
+use super::retries::{ClassLimits, RetryPolicy};
 
 /// Settings for all stages, with overrides per stage.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -30,7 +30,7 @@ pub use http::{
 };
 pub use jobs::{JobSettings, Resources, StageSettings};
 pub use maintenance::{Compact, ExpireSnapshots, Maintenance, RemoveOrphans};
-pub use retries::{ClassLimits, ClassPolicy, FailureClass, RetryPolicy};
+pub use retries::{ClassLimits, ClassPolicy, RetryPolicy};
 pub use scrape::{Robots, ScrapeField, ScrapeNext, ScrapePaging, ScrapeSource};
 pub use silver::{CastError, Column, Deduplicate, Keep, SilverTable, TimeUnit};
 pub use source::{ClickstreamSource, FileFormat, FilesSource, PulseSource, SensorStream, SensorsSource, Source};

@@ -7,7 +7,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use chrono::Utc;
-use lakehouse_api::{LakehousePipelineSpec, LakehouseSpec, pipeline::FailureClass};
+use lakehouse_api::{LakehousePipelineSpec, LakehouseSpec, common::FailureClass};
 use lakehouse_contract::{
     Interval, IntervalGrain, LineageSpec, Progress, Reason, Stage, StageFailure, StageReport, StageSpec, StoreLocation, TraceContext, Work,
     digest_json, env, resolve::Request, resolve::resolve,

@@ -16,7 +16,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
-use lakehouse_api::pipeline::{FailureClass, Resources};
+use lakehouse_api::{common::FailureClass, pipeline::Resources};
 use lakehouse_contract::{ExitCode, Stage, StageSpec, TraceContext, Work, env};
 
 use super::Attempt;

@@ -9,7 +9,7 @@ use lakehouse_api::{Lakehouse, LakehouseBackfill, LakehousePipeline, LakehouseRu
 use lakehouse_contract::resolve;
 
 use super::{
-    Context, Error, Result, UNTIL_FILLED, now,
+    Context, Error, Result, UNTIL_FILLED, not_there, now,
     pipeline::{cancel, create_once, keep_revision},
     replace_status,
 };
@@ -45,7 +45,7 @@ pub(crate) async fn reconcile(cached: Arc<LakehouseBackfill>, context: Arc<Conte
         let found = api.get_opt(&name).await.map_err(Error::api("read LakehouseBackfill", &name))?;
         let Some(backfill) = found.filter(|found| found.metadata.uid == cached.metadata.uid && found.metadata.deletion_timestamp.is_none())
         else {
-            return Ok(Action::await_change());
+            return Ok(not_there());
         };
         let (definition, pipeline) = definition(&context, &backfill).await?;
         let runs = context.runs_of(&backfill.spec.pipeline);
@@ -73,7 +73,7 @@ pub(crate) async fn reconcile(cached: Arc<LakehouseBackfill>, context: Arc<Conte
                     Ok(written) => context.events.publish(&written, &notes).await,
                     // Somebody changed it meanwhile: look again.
                     Err(error) if error.is_conflict() => {}
-                    Err(error) if error.is_not_found() => return Ok(Action::await_change()),
+                    Err(error) if error.is_not_found() => return Ok(not_there()),
                     Err(error) => return Err(error),
                 }
             }

@@ -1,7 +1,7 @@
 //! How an attempt ended, from its Job and pod as they were observed.
 
 use chrono::{DateTime, Utc};
-use lakehouse_api::pipeline::FailureClass;
+use lakehouse_api::common::FailureClass;
 use lakehouse_contract::{ExitCode, Reason, Termination, Totals, progress::Position};
 
 use crate::build;

@@ -2,8 +2,8 @@
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lakehouse_api::{
-    common::Stage,
-    pipeline::{ClassLimits, FailureClass},
+    common::{FailureClass, Stage},
+    pipeline::ClassLimits,
     run::{StageRetries, StageStatus},
 };
 use lakehouse_contract::digest_json;

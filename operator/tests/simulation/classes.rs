@@ -1,8 +1,10 @@
 //! What becomes of each class of failure, as a user reads it.
 
 use lakehouse_api::{
-    common::Stage,
-    pipeline::FailureClass::{self, Disruption, NotStarted, OutOfMemory, Retryable, Terminal, Timeout, Unexpected},
+    common::{
+        FailureClass::{self, Disruption, NotStarted, OutOfMemory, Retryable, Terminal, Timeout, Unexpected},
+        Stage,
+    },
     run::{StageState, StageStatus},
 };
 use lakehouse_operator::plan::status::phase;

@@ -9,8 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use lakehouse_api::{
     LakehouseRun, LakehouseRunStatus,
-    common::Stage,
-    pipeline::FailureClass,
+    common::{FailureClass, Stage},
     run::{RunState, StageState},
 };
 use lakehouse_contract::{Reason, StageFailure, Termination, Totals};

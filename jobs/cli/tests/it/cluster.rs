@@ -1,41 +1,15 @@
 //! The commands that look at a cluster and steer its runs, as processes against an API server on loopback.
 
-use std::{
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
-};
+use std::process::{Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::api_server::{ApiServer, NAMESPACE};
-
-const RUN: &str = "pulse-2024-06-22-1";
-
-struct Place {
-    folder: tempfile::TempDir,
-    server: ApiServer,
-}
+use crate::{
+    api_server::NAMESPACE,
+    place::{Place, RUN},
+};
 
 impl Place {
-    fn new() -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap(), server: ApiServer::start() };
-        std::fs::write(place.path("kubeconfig"), place.server.kubeconfig()).unwrap();
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn start(&self, arguments: &[&str]) -> Child {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lakehouse"));
-        command.args(arguments).env("KUBECONFIG", self.path("kubeconfig")).env("HOME", self.folder.path());
-        for variable in ["KUBERNETES_SERVICE_HOST", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "LAKEHOUSE_STORE_ENDPOINT"] {
-            command.env_remove(variable);
-        }
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-    }
-
     fn run(&self, arguments: &[&str]) -> Said {
         Said::of(self.start(arguments).wait_with_output().unwrap())
     }

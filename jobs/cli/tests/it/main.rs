@@ -6,4 +6,5 @@ mod api_server;
 mod cluster;
 mod command;
 mod deploy;
+mod place;
 mod submit;

@@ -1,41 +1,21 @@
 //! `lakehouse submit` as a process against an API server on loopback: make, adopt, wait, fail, stop, and what breaks on the way.
 
-use std::{
-    path::PathBuf,
-    process::{Child, Command, Output, Stdio},
-};
+use std::process::{Child, Command, Output};
 
 use serde_json::{Value, json};
 
-use crate::api_server::{ApiServer, NAMESPACE};
-
-const RUN: &str = "pulse-2024-06-22-1";
-
-struct Place {
-    folder: tempfile::TempDir,
-    server: ApiServer,
-}
+use crate::{
+    api_server::NAMESPACE,
+    place::{Place, RUN},
+};
 
 impl Place {
-    fn new() -> Self {
-        let place = Self { folder: tempfile::tempdir().unwrap(), server: ApiServer::start() };
-        std::fs::write(place.path("kubeconfig"), place.server.kubeconfig()).unwrap();
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn start(&self, arguments: &[&str]) -> Child {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lakehouse"));
-        command.args(["submit", "pulse", "--interval", "2024-06-22"]).args(arguments);
-        command.env("KUBECONFIG", self.path("kubeconfig")).env("HOME", self.folder.path()).env_remove("KUBERNETES_SERVICE_HOST");
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    fn submission(&self, arguments: &[&str]) -> Child {
+        self.start(&[&["submit", "pulse", "--interval", "2024-06-22"], arguments].concat())
     }
 
     fn submit(&self, arguments: &[&str]) -> Output {
-        self.start(arguments).wait_with_output().unwrap()
+        self.submission(arguments).wait_with_output().unwrap()
     }
 
     /// Waits until the run is there and somebody watches it.
@@ -92,7 +72,7 @@ fn kill(child: &Child, signal: &str) {
 fn a_run_is_made_followed_and_its_outcome_handed_on() {
     let place = Place::new();
     let file = place.path("outcome.json");
-    let child = place.start(&["--parameter", "limit=5", "--key", "d/r/0", "--outcome-file", file.to_str().unwrap()]);
+    let child = place.submission(&["--parameter", "limit=5", "--key", "d/r/0", "--outcome-file", file.to_str().unwrap()]);
     place.watched(RUN);
     let run = place.server.world().runs[RUN].clone();
     assert_eq!(run["spec"]["interval"], json!({"start": "2024-06-22T00:00:00Z", "end": "2024-06-23T00:00:00Z"}));
@@ -145,7 +125,7 @@ fn text_of<'a>(event: &'a Value, field: &str) -> &'a str {
 #[test]
 fn a_person_reads_text() {
     let place = Place::new();
-    let child = place.start(&["-o", "text"]);
+    let child = place.submission(&["-o", "text"]);
     place.watched(RUN);
     place.server.set_pod("job-ingest-1", "terminated");
     place.server.log("job-ingest-1", "a line");
@@ -169,7 +149,7 @@ fn a_person_reads_text() {
 #[test]
 fn a_killed_client_is_succeeded_by_one_that_adopts() {
     let place = Place::new();
-    let mut first = place.start(&["--key", "k"]);
+    let mut first = place.submission(&["--key", "k"]);
     place.watched(RUN);
     first.kill().unwrap();
     first.wait().unwrap();
@@ -177,7 +157,7 @@ fn a_killed_client_is_succeeded_by_one_that_adopts() {
     place.server.log("job-ingest-1", "what the first has shown");
     place.server.set_status(RUN, ("Unknown", "Running", "x"), json!([succeeded("ingest", 1), running("silver", 1)]));
     let watches = place.server.world().count("WATCH");
-    let second = place.start(&["--key", "k"]);
+    let second = place.submission(&["--key", "k"]);
     place.server.until("the second to watch", |world| world.count("WATCH") > watches);
     place.succeed(RUN);
     let output = ok(second.wait_with_output().unwrap());
@@ -217,7 +197,7 @@ fn a_name_that_is_somebody_elses_is_an_error() {
 fn a_failed_run_is_one_line_and_the_next_one_a_retry_of_it() {
     let place = Place::new();
     let file = place.path("outcome.json");
-    let child = place.start(&["--outcome-file", file.to_str().unwrap()]);
+    let child = place.submission(&["--outcome-file", file.to_str().unwrap()]);
     place.watched(RUN);
     let silver = json!({"name": "silver", "state": "Failed", "attempt": 1, "reason": "CastFailed", "message": "row 7", "report": "s3://silver/r.json"});
     place.server.set_status(RUN, ("False", "CastFailed", "silver: row 7"), json!([succeeded("ingest", 1), silver]));
@@ -296,7 +276,7 @@ fn a_cluster_that_does_not_answer_has_an_exit_code_of_its_own() {
 #[test]
 fn a_run_that_takes_too_long_goes_on() {
     let place = Place::new();
-    let child = place.start(&["--timeout", "2s"]);
+    let child = place.submission(&["--timeout", "2s"]);
     place.watched(RUN);
     place.server.set_status(RUN, ("Unknown", "IntervalBusy", "waits for run a"), json!([]));
     let expected = format!("error: run {RUN}: not finished within 2s (--timeout), it goes on; last seen: IntervalBusy: waits for run a");
@@ -312,7 +292,7 @@ fn a_signal_leaves_the_run_or_cancels_it_as_told() {
         (&["--on-terminate", "cancel"], "-INT", 130, "Cancelled", "stopped by SIGINT: run pulse-2024-06-22-1 is cancelled"),
     ] {
         let place = Place::new();
-        let child = place.start(arguments);
+        let child = place.submission(arguments);
         place.watched(RUN);
         kill(&child, signal);
         assert_eq!(failure(&child.wait_with_output().unwrap()), (code, format!("error: {fate}")));
@@ -323,7 +303,7 @@ fn a_signal_leaves_the_run_or_cancels_it_as_told() {
 #[test]
 fn another_run_of_the_same_name_is_not_cancelled() {
     let place = Place::new();
-    let child = place.start(&["--on-terminate", "cancel"]);
+    let child = place.submission(&["--on-terminate", "cancel"]);
     place.watched(RUN);
     place.server.world().runs.get_mut(RUN).unwrap()["metadata"]["uid"] = json!("another");
     kill(&child, "-TERM");
@@ -335,7 +315,7 @@ fn another_run_of_the_same_name_is_not_cancelled() {
 #[test]
 fn a_deleted_run_ends_the_wait() {
     let place = Place::new();
-    let child = place.start(&[]);
+    let child = place.submission(&[]);
     place.watched(RUN);
     place.server.delete(RUN);
     let expected = format!("error: run {RUN}: it was deleted before it had ended");
@@ -345,7 +325,7 @@ fn a_deleted_run_ends_the_wait() {
 #[test]
 fn broken_streams_are_taken_up_again_without_a_line_lost_or_doubled() {
     let place = Place::new();
-    let child = place.start(&[]);
+    let child = place.submission(&[]);
     place.watched(RUN);
     place.server.set_pod("job-ingest-1", "running");
     place.server.log("job-ingest-1", "one");
@@ -369,7 +349,7 @@ fn broken_streams_are_taken_up_again_without_a_line_lost_or_doubled() {
 #[test]
 fn an_api_server_that_is_away_is_said_once_and_waited_for() {
     let place = Place::new();
-    let child = place.start(&[]);
+    let child = place.submission(&[]);
     place.watched(RUN);
     let asked = place.server.world().requests.len();
     place.server.world().away = true;
@@ -389,7 +369,7 @@ fn an_api_server_that_is_away_is_said_once_and_waited_for() {
 #[test]
 fn logs_that_may_not_be_read_are_said_once_and_the_wait_goes_on() {
     let place = Place::new();
-    let child = place.start(&[]);
+    let child = place.submission(&[]);
     place.watched(RUN);
     place.server.world().refused = Some(("/log", 403, "Forbidden", "pods/log is forbidden"));
     for stage in ["ingest", "silver"] {

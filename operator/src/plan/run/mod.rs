@@ -26,8 +26,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use lakehouse_api::{
     LakehouseRun,
-    common::Stage,
-    pipeline::{ClassLimits, FailureClass, JobSettings},
+    common::{FailureClass, Stage},
+    pipeline::{ClassLimits, JobSettings},
     run::{LakehouseRunStatus, RunState, StageState, StageStatus},
 };
 

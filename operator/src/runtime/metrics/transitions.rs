@@ -1,8 +1,7 @@
 //! What happened between two statuses of a run: pure.
 
 use lakehouse_api::{
-    common::Stage,
-    pipeline::FailureClass,
+    common::{FailureClass, Stage},
     run::{LakehouseRunStatus, StageState, StageStatus},
 };
 
