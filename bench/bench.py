@@ -133,7 +133,7 @@ def plain_part(arguments: argparse.Namespace) -> None:
     title(
         "NDJSON to Parquet",
         f"{arguments.events:,} events without copies and faults, {megabytes:,.0f} MB, {arguments.threads} threads, no rules, no "
-        f"deduplication, {arguments.rounds} rounds interleaved; ours checks every object's SHA-256 and commits a Parquet table",
+        f"deduplication, {arguments.rounds} rounds interleaved; ours checks every object's digest and commits a Parquet table",
     )
     results = interleaved(
         {

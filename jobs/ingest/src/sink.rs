@@ -64,9 +64,10 @@ impl<'a> Sink<'a> {
         let key = self.next_key(extension);
         let captured_at = (self.now)();
         let (bytes, sha256) = (body.len() as u64, lakehouse_storage::sha256(&body));
+        let blake3 = Some(lakehouse_storage::blake3(&body));
         self.layer.put(&key, body).await?;
         self.progress.advance(facts.records.unwrap_or_default(), bytes);
-        self.objects.push(BronzeObject { key, bytes, sha256, records: facts.records, captured_at, metadata: facts.metadata });
+        self.objects.push(BronzeObject { key, bytes, sha256, blake3, records: facts.records, captured_at, metadata: facts.metadata });
         Ok(())
     }
 
@@ -155,6 +156,7 @@ impl<'a> Sink<'a> {
             key: written.key,
             bytes: written.size,
             sha256: written.sha256,
+            blake3: Some(written.blake3),
             records: facts.records,
             captured_at,
             metadata: facts.metadata,

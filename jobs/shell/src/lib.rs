@@ -56,7 +56,7 @@ pub async fn execute_in<F>(
 where
     F: AsyncFnOnce(&StageSpec, &Storage, &dyn Progress) -> StageOutcome,
 {
-    memory::give_back_early();
+    memory::suit_allocator();
     let started_at = Utc::now();
     let clock = Instant::now();
     // Whoever starts a job by hand gives it no trace: its run has one all the same.

@@ -7,7 +7,7 @@ use flate2::read::MultiGzDecoder;
 use lakehouse_contract::{BronzeObject, Decode, Reason, StageFailure};
 use lakehouse_shell::storage_failure;
 use lakehouse_storage::{Layer, Storage, StorageError};
-use sha2::{Digest, Sha256};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 /// Some bytes of the object that is being read, or why there are none.
@@ -64,10 +64,44 @@ fn corrupt(object: &BronzeObject, what: &str) -> StageFailure {
     StageFailure::new(Reason::InputCorrupt, format!("bronze object {} {what}", object.key))
 }
 
+/// The digest that an object is checked by: the faster one where its manifest has it.
+enum Digest<'o> {
+    Blake3(Box<blake3::Hasher>, &'o str),
+    Sha256(Sha256, &'o str),
+}
+
+impl<'o> Digest<'o> {
+    fn new(object: &'o BronzeObject) -> Self {
+        match &object.blake3 {
+            Some(wanted) => Self::Blake3(Box::default(), wanted),
+            None => Self::Sha256(Sha256::new(), &object.sha256),
+        }
+    }
+
+    fn update(&mut self, bytes: &[u8]) {
+        match self {
+            Self::Blake3(digest, _) => drop(digest.update(bytes)),
+            Self::Sha256(digest, _) => digest.update(bytes),
+        }
+    }
+
+    /// Whether the bytes are those of the manifest; else what to say.
+    fn check(self) -> Result<(), String> {
+        let (name, digest, wanted) = match self {
+            Self::Blake3(digest, wanted) => ("BLAKE3", digest.finalize().to_hex().to_string(), wanted),
+            Self::Sha256(digest, wanted) => ("SHA-256", hex::encode(digest.finalize()), wanted),
+        };
+        if digest.eq_ignore_ascii_case(wanted) {
+            return Ok(());
+        }
+        Err(format!("has {name} {digest}, its manifest says {wanted}"))
+    }
+}
+
 /// The bytes of one object as they are stored, and their digest so far.
 struct Stored<'r> {
     pieces: &'r mut mpsc::Receiver<Received>,
-    digest: Sha256,
+    digest: Digest<'r>,
     /// Received and not yet read.
     ahead: Bytes,
     ended: bool,
@@ -177,7 +211,7 @@ impl<'r> Content<'r> {
         size: usize,
         pieces: &'r mut mpsc::Receiver<Received>,
     ) -> Result<Self, StageFailure> {
-        let mut stored = Stored { pieces, digest: Sha256::new(), ahead: Bytes::new(), ended: false, failure: None };
+        let mut stored = Stored { pieces, digest: Digest::new(object), ahead: Bytes::new(), ended: false, failure: None };
         stored.ahead = stored.piece();
         let compression = Compression::of(&stored.ahead, decode);
         let source = match compression {
@@ -223,10 +257,6 @@ impl<'r> Content<'r> {
         if let Some(failure) = stored.failure {
             return Err(failure);
         }
-        let digest = hex::encode(stored.digest.finalize());
-        if digest.eq_ignore_ascii_case(&self.object.sha256) {
-            return Ok(());
-        }
-        Err(corrupt(self.object, &format!("has SHA-256 {digest}, its manifest says {}", self.object.sha256)))
+        stored.digest.check().map_err(|what| corrupt(self.object, &what))
     }
 }

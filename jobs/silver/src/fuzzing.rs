@@ -52,6 +52,7 @@ pub fn decode_object(table: &ResolvedSilver, bytes: &[u8], piece: usize) -> Resu
         key: "object".into(),
         bytes: bytes.len() as u64,
         sha256: hex::encode(Sha256::digest(bytes)),
+        blake3: None,
         records: None,
         captured_at: DateTime::UNIX_EPOCH,
         metadata: Default::default(),

@@ -4,8 +4,9 @@ use lakehouse_storage::memory;
 
 /// Smallest piece of an object that is worth a task, in bytes.
 const SMALLEST: usize = 256 << 10;
-/// Pieces beyond this size make nothing faster, in bytes: a handful keep all cores busy, and their columns are long enough.
-const LARGEST: usize = 4 << 20;
+/// Pieces beyond this size make nothing faster, in bytes: a handful keep all cores busy, their columns are long enough, and what is read
+/// and made of it still is in a processor's own cache.
+const LARGEST: usize = 2 << 20;
 
 /// Shares of the memory, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

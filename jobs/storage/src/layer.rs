@@ -7,9 +7,14 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
-use object_store::{GetOptions, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{GetOptions, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Range;
+use std::path::PathBuf;
 use std::sync::Arc;
+use tokio::task::spawn_blocking;
 
 /// The layers of a lakehouse. Each is a bucket (or a bucket with a prefix) or a subdirectory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -173,11 +178,15 @@ impl LayerStore {
     ///
     /// # Errors
     /// [`StorageError::NotFound`] when it does not exist, and when the transfer fails or the range begins behind the object's end.
-    pub async fn get_range(&self, key: &str, range: std::ops::Range<u64>) -> Result<(u64, Bytes)> {
+    pub async fn get_range(&self, key: &str, range: Range<u64>) -> Result<(u64, Bytes)> {
         let read = async {
             let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
             let found = self.store.get_opts(&self.path_for_store(key)?, options).await?;
-            Ok((found.meta.size, found.bytes().await?))
+            let size = found.meta.size;
+            match found.payload {
+                GetResultPayload::File(file, path) => Ok((size, from_file(file, path, found.range).await?)),
+                GetResultPayload::Stream(_) => Ok((size, found.bytes().await?)),
+            }
         };
         read.await.map_err(|error| self.error("read", key, error))
     }
@@ -243,4 +252,20 @@ impl LayerStore {
     pub(crate) fn error(&self, operation: &'static str, key: &str, error: object_store::Error) -> StorageError {
         StorageError::object(&self.name, operation, &self.uri(key), error)
     }
+}
+
+/// Bytes of a local file. The store's own way of it fills the buffer with zeros first.
+async fn from_file(mut file: File, path: PathBuf, range: Range<u64>) -> std::result::Result<Bytes, object_store::Error> {
+    let length = usize::try_from(range.end - range.start).unwrap_or_default();
+    let read = spawn_blocking(move || {
+        let mut bytes = Vec::with_capacity(length);
+        file.seek(SeekFrom::Start(range.start))?;
+        file.take(range.end - range.start).read_to_end(&mut bytes)?;
+        match bytes.len() {
+            read if read == length => Ok(Bytes::from(bytes)),
+            read => Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("{read} bytes of {length} are left"))),
+        }
+    });
+    let read = read.await.map_err(io::Error::other).and_then(|read| read);
+    read.map_err(|error| object_store::Error::Generic { store: "LocalFileSystem", source: format!("{}: {error}", path.display()).into() })
 }

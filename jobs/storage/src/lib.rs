@@ -42,6 +42,11 @@ pub fn init_tls() {
     });
 }
 
+/// Lower-case hexadecimal BLAKE3 of `bytes` (64 characters).
+pub fn blake3(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex().to_string()
+}
+
 /// Lower-case hexadecimal SHA-256 of `bytes` (64 characters).
 pub fn sha256(bytes: &[u8]) -> String {
     hex::encode(Sha256::digest(bytes))

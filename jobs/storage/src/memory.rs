@@ -43,17 +43,27 @@ const MAPPED: libc::c_int = 128 << 10;
 /// Heaps that threads share.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const HEAPS: libc::c_int = 2;
+/// Buffers below this size come from heaps where there is room, in bytes: the most that the allocator takes.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const ROOMY_MAPPED: libc::c_int = 32 << 20;
+/// What a heap keeps at its end where there is room, in bytes.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const ROOMY_KEPT: libc::c_int = 1 << 30;
 
-/// Makes the allocator give memory back to the system as soon as it is free, where there is little of it. To be called before much is allocated.
+/// Tells the allocator how much memory there is. To be called before much is allocated.
 ///
 /// By itself the allocator of the GNU C library takes every buffer up to 32 MiB from heaps, of which there may be eight per processor, as
 /// soon as one of that size was freed, and a heap shrinks from its end only. What a stage holds within its shares then takes twice the room,
-/// of which half is holes.
+/// of which half is holes. So where there is little memory it is given back as soon as it is free. Where there is enough it is kept until
+/// the process ends: a page that is given back and taken again costs more than most work on it.
 #[allow(unsafe_code, reason = "the allocator has no safe interface")]
-pub fn give_back_early() {
+pub fn suit_allocator() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    if limit() < TIGHT {
-        for (name, value) in [(libc::M_MMAP_THRESHOLD, MAPPED), (libc::M_TRIM_THRESHOLD, MAPPED), (libc::M_ARENA_MAX, HEAPS)] {
+    {
+        let tight = [(libc::M_MMAP_THRESHOLD, MAPPED), (libc::M_TRIM_THRESHOLD, MAPPED), (libc::M_ARENA_MAX, HEAPS)];
+        let roomy = [(libc::M_MMAP_THRESHOLD, ROOMY_MAPPED), (libc::M_TRIM_THRESHOLD, ROOMY_KEPT)];
+        let settings = if limit() < TIGHT { tight.as_slice() } else { roomy.as_slice() };
+        for &(name, value) in settings {
             // SAFETY: `mallopt` takes numbers only, and locks the allocator while it notes them.
             if unsafe { libc::mallopt(name, value) } == 0 {
                 tracing::debug!(name, value, "the allocator does not take a setting");

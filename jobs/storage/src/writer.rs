@@ -19,7 +19,8 @@ pub struct ObjectWriter {
     layer: LayerStore,
     key: String,
     inner: BufWriter,
-    digest: Sha256,
+    sha256: Sha256,
+    blake3: blake3::Hasher,
     size: u64,
 }
 
@@ -32,12 +33,14 @@ pub struct WrittenObject {
     pub size: u64,
     /// Lower-case hexadecimal SHA-256 of the content.
     pub sha256: String,
+    /// Lower-case hexadecimal BLAKE3 of the content.
+    pub blake3: String,
 }
 
 impl ObjectWriter {
     pub(crate) fn new(layer: LayerStore, key: String, path: Path) -> Self {
         let inner = BufWriter::with_capacity(layer.object_store(), path, PART_BYTES).with_max_concurrency(PARTS_IN_FLIGHT);
-        Self { layer, key, inner, digest: Sha256::new(), size: 0 }
+        Self { layer, key, inner, sha256: Sha256::new(), blake3: blake3::Hasher::new(), size: 0 }
     }
 
     /// Bytes written so far.
@@ -47,15 +50,17 @@ impl ObjectWriter {
 
     /// Appends bytes; waits when too many parts are in flight, so memory stays bounded.
     pub async fn write(&mut self, bytes: Bytes) -> Result<()> {
-        self.digest.update(&bytes);
+        self.sha256.update(&bytes);
+        self.blake3.update(&bytes);
         self.size += bytes.len() as u64;
         self.inner.put(bytes).await.map_err(|error| self.layer.error("write", &self.key, error))
     }
 
-    /// Completes the upload and returns size and digest of the object.
+    /// Completes the upload and returns size and digests of the object.
     pub async fn finish(mut self) -> Result<WrittenObject> {
         self.inner.shutdown().await.map_err(|error| self.layer.error("write", &self.key, store_error(error)))?;
-        Ok(WrittenObject { key: self.key, size: self.size, sha256: hex::encode(self.digest.finalize()) })
+        let (sha256, blake3) = (hex::encode(self.sha256.finalize()), self.blake3.finalize().to_hex().to_string());
+        Ok(WrittenObject { key: self.key, size: self.size, sha256, blake3 })
     }
 
     /// Gives the upload up and drops its parts.

@@ -108,6 +108,7 @@ fn successor(object: &BronzeObject, content: &[u8], records: u64) -> BronzeObjec
         bytes: content.len() as u64,
         records: object.records.map(|all| all.saturating_sub(records)),
         sha256,
+        blake3: Some(lakehouse_storage::blake3(content)),
         ..object.clone()
     }
 }

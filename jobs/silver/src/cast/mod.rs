@@ -134,6 +134,11 @@ impl ColumnBuilder {
     /// Appends a value, or null together with a fault.
     #[inline]
     pub(crate) fn append(&mut self, value: Value<'_>) -> Result<Appended, Fault> {
+        // What most values are.
+        if let (Cells::String(builder), Value::Text(text)) = (&mut self.cells, value) {
+            builder.append_value(text);
+            return Ok(Appended::Value);
+        }
         match value {
             Value::Missing | Value::Null => {
                 self.append_null();

@@ -16,6 +16,7 @@ fn object(stored: &[u8]) -> BronzeObject {
         key: "p/s/part-00000".into(),
         bytes: stored.len() as u64,
         sha256: lakehouse_storage::sha256(stored),
+        blake3: Some(lakehouse_storage::blake3(stored)),
         records: None,
         captured_at: Utc::now(),
         metadata: Default::default(),
@@ -174,7 +175,7 @@ fn a_whole_format_has_a_largest_size() {
 #[test]
 fn a_wrong_digest_and_a_failed_transfer_end_it() {
     let mut wrong = object(b"1\n2\n");
-    wrong.sha256 = lakehouse_storage::sha256(b"something else");
+    wrong.blake3 = Some(lakehouse_storage::blake3(b"something else"));
     let (pieces_in, pieces) = mpsc::channel(10);
     pieces_in.try_send(Ok(Bytes::from_static(b"1\n2\n"))).unwrap();
     pieces_in.try_send(Ok(Bytes::new())).unwrap();

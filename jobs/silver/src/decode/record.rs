@@ -179,49 +179,32 @@ impl<'p> Reader<'p> {
         for below in &node.below {
             slots[*below] = Value::Missing;
         }
-        let first = scanner.space();
-        let start = scanner.at;
-        let value = match first {
-            b'"' => {
-                scanner.at += 1;
-                match scanner.string()? {
-                    (text, false) => Value::Text(text),
-                    (text, true) => Value::Escaped(text),
-                }
-            }
-            b'-' | b'0'..=b'9' => Value::Number(scanner.number()?),
-            b'{' if !node.children.is_empty() || (self.watching && at == ROOT) => {
-                scanner.at += 1;
-                self.object(at, scanner, slots)?;
-                Value::Container(scanner.since(start))
-            }
-            b'[' if !node.children.is_empty() => {
-                scanner.at += 1;
-                self.array(at, scanner, slots)?;
-                Value::Container(scanner.since(start))
-            }
-            b'{' | b'[' => {
-                scanner.skip(&mut self.open)?;
-                Value::Container(scanner.since(start))
-            }
-            b't' => {
-                scanner.literal("true")?;
-                Value::Bool(true)
-            }
-            b'f' => {
-                scanner.literal("false")?;
-                Value::Bool(false)
-            }
-            b'n' => {
-                scanner.literal("null")?;
-                Value::Null
-            }
-            _ => return Err(scanner.expected("a JSON value")),
+        let value = match scalar(scanner)? {
+            Some(value) => value,
+            None => self.container(at, scanner, slots)?,
         };
         if let Some(slot) = node.slot {
             slots[slot] = value;
         }
         Ok(())
+    }
+
+    /// An array or object, which begins here. Apart from [`Self::value`], so that what most values are is worked off where it is met.
+    #[inline(never)]
+    fn container<'a>(&mut self, at: usize, scanner: &mut Scanner<'a>, slots: &mut [Value<'a>]) -> Result<Value<'a>, Malformed> {
+        let (node, start) = (&self.pointers.nodes[at], scanner.at);
+        match scanner.peek() {
+            b'{' if !node.children.is_empty() || (self.watching && at == ROOT) => {
+                scanner.at += 1;
+                self.object(at, scanner, slots)?;
+            }
+            b'[' if !node.children.is_empty() => {
+                scanner.at += 1;
+                self.array(at, scanner, slots)?;
+            }
+            _ => scanner.skip(&mut self.open)?,
+        }
+        Ok(Value::Container(scanner.since(start)))
     }
 
     fn object<'a>(&mut self, at: usize, scanner: &mut Scanner<'a>, slots: &mut [Value<'a>]) -> Result<(), Malformed> {
@@ -318,6 +301,35 @@ impl<'p> Reader<'p> {
         scanner.at += 1;
         Ok(())
     }
+}
+
+/// The next value, if it is neither array nor object; else none, and the scanner stands before it.
+#[inline]
+fn scalar<'a>(scanner: &mut Scanner<'a>) -> Result<Option<Value<'a>>, Malformed> {
+    Ok(Some(match scanner.space() {
+        b'"' => {
+            scanner.at += 1;
+            match scanner.string()? {
+                (text, false) => Value::Text(text),
+                (text, true) => Value::Escaped(text),
+            }
+        }
+        b'-' | b'0'..=b'9' => Value::Number(scanner.number()?),
+        b'{' | b'[' => return Ok(None),
+        b't' => {
+            scanner.literal("true")?;
+            Value::Bool(true)
+        }
+        b'f' => {
+            scanner.literal("false")?;
+            Value::Bool(false)
+        }
+        b'n' => {
+            scanner.literal("null")?;
+            Value::Null
+        }
+        _ => return Err(scanner.expected("a JSON value")),
+    }))
 }
 
 #[cfg(test)]

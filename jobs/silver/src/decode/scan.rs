@@ -121,6 +121,18 @@ impl<'a> Scanner<'a> {
     #[inline]
     pub(crate) fn string(&mut self) -> Result<(&'a str, bool), Malformed> {
         let start = self.at;
+        self.at = find_special(self.bytes, self.at);
+        if self.peek() == b'"' {
+            let inside = self.since(start);
+            self.at += 1;
+            return Ok((inside, false));
+        }
+        self.unusual_string(start)
+    }
+
+    /// As [`Self::string`] for one that has escapes, or no end; `start` is where it began.
+    #[inline(never)]
+    fn unusual_string(&mut self, start: usize) -> Result<(&'a str, bool), Malformed> {
         let mut escaped = false;
         loop {
             self.at = find_special(self.bytes, self.at);

@@ -74,6 +74,7 @@ impl Lake {
                 key,
                 bytes: bytes.len() as u64,
                 sha256: sha256(bytes),
+                blake3: None,
                 records: None,
                 captured_at: time("2024-02-01T00:00:00Z"),
                 metadata: Default::default(),
