@@ -102,14 +102,20 @@ fn job_facets(spec: &StageSpec) -> Map<String, Value> {
     facets
 }
 
-/// The expectations of a silver stage by table and name.
+/// The expectations of a silver or gold stage by table and name.
 fn rules(spec: &StageSpec) -> BTreeMap<(String, String), Expectation> {
-    let Work::Silver { tables, .. } = &spec.work else { return BTreeMap::new() };
-    let of = |table: &lakehouse_contract::ResolvedSilver| {
-        let name = format!("silver.{}", table.table.name);
-        table.table.expectations.clone().into_iter().map(move |rule| ((name.clone(), rule.name.clone()), rule))
+    let of = |table: String, rules: &[Expectation]| {
+        rules.to_vec().into_iter().map(move |rule| ((table.clone(), rule.name.clone()), rule)).collect::<Vec<_>>()
     };
-    tables.iter().flat_map(of).collect()
+    match &spec.work {
+        Work::Silver { tables, .. } => {
+            tables.iter().flat_map(|table| of(format!("silver.{}", table.table.name), &table.table.expectations)).collect()
+        }
+        Work::Gold { models, .. } => {
+            models.iter().flat_map(|model| of(format!("gold.{}", model.model.name), &model.model.expectations)).collect()
+        }
+        Work::Ingest { .. } | Work::Maintenance { .. } => BTreeMap::new(),
+    }
 }
 
 /// `error` for a rule that ends the stage, `warn` for one that lets it go on.

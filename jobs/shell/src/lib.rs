@@ -8,6 +8,7 @@ mod journal;
 mod lineage;
 mod log;
 mod open;
+pub mod stop;
 
 use std::time::Instant;
 

@@ -188,9 +188,16 @@ impl Place<'_> {
             lineage: self.lineage.as_ref(),
             wait: if self.arguments.wait { LONG_WAIT } else { Duration::ZERO },
         };
+        let mut executing = std::pin::pin!(self.workshop.execute(&order));
         let finished = tokio::select! {
-            finished = self.workshop.execute(&order) => finished?,
-            () = stopped() => return Err(CliError::Interrupted),
+            finished = &mut executing => finished?,
+            () = stopped() => {
+                // What it did until then is kept; how it ended is said by the next command.
+                if let Some(Err(error)) = lakehouse_shell::stop::ended_early(executing).await {
+                    return Err(error);
+                }
+                return Err(CliError::Interrupted);
+            }
         };
         tell(&finished);
         Ok(())
