@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use lakehouse_api::{
     LakehousePipelineSpec, LakehouseSpec,
     common::{HumanDuration, IntervalGrain, Stage},
-    lineage::LineageSettings,
+    lineage::{DEFAULT_RUNNING_INTERVAL, LineageSettings},
     pipeline::{FileFormat, History, Maintenance, SilverTable, Source},
     run::Refresh,
 };
@@ -324,6 +324,7 @@ fn lineage(settings: &LineageSettings, namespace: &str) -> Result<LineageSpec, R
         namespace: settings.namespace.clone().unwrap_or_else(|| namespace.to_owned()),
         http: settings.http.as_ref().map(endpoint).transpose()?,
         file: None,
+        running_seconds: settings.running_interval.unwrap_or(DEFAULT_RUNNING_INTERVAL).0.as_secs().max(1),
     })
 }
 

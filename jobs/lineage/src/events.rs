@@ -7,17 +7,36 @@ use lakehouse_api::pipeline::{Expectation, Otherwise};
 use lakehouse_contract::{
     Lineage, LineageSpec, Reason, StageReport, StageSpec, TableReport, Work,
     lineage::{Input, Output},
+    progress::Position,
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
-    facets::{EVENT_SCHEMA, PRODUCER, column_lineage, facet, of_dataset, output_statistics},
+    facets::{EVENT_SCHEMA, PRODUCER, PROGRESS_SCHEMA, column_lineage, facet, of_dataset, output_statistics},
     names::{dataset_name, parent_id, run_id},
 };
 
 /// The event of an attempt that begins.
 pub fn started(spec: &StageSpec, to: &LineageSpec, at: DateTime<Utc>) -> Value {
     event(spec, to, "START", at, run_facets(spec, to), Vec::new(), Vec::new())
+}
+
+/// The event of an attempt that is at work, and how far it is. The published schema has no facet for that: this one is ours, as its rules for
+/// further facets say.
+pub fn running(spec: &StageSpec, to: &LineageSpec, at: DateTime<Utc>, position: &Position) -> Value {
+    let mut facets = run_facets(spec, to);
+    let mut progress = json!({
+        "_producer": PRODUCER,
+        "_schemaURL": PROGRESS_SCHEMA,
+        "step": position.step,
+        "rows": position.rows,
+        "bytes": position.bytes,
+    });
+    if let Some(total) = position.total {
+        progress["total"] = total.into();
+    }
+    facets.insert("lakehouse_progress".to_owned(), progress);
+    event(spec, to, "RUNNING", at, facets, Vec::new(), Vec::new())
 }
 
 /// The event of an attempt that ended: `COMPLETE`, `FAIL`, or `ABORT` when it was told to stop. Its outputs are what is committed.

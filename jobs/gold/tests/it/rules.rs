@@ -146,8 +146,8 @@ async fn a_change_is_measured_against_the_intervals_before_whatever_ran_since() 
     // Day 3 again, later than day 4: it is compared with days 1 and 2 as before.
     assert!(run("t3", 3, 84).await.failure.is_some());
     assert_eq!(run("t2", 2, 10_000).await.failure, None, "of day 2 there is one earlier interval");
-    let shown = lake.rows("SELECT observed FROM quality.results WHERE run = 't2-00000000'").await;
-    assert_eq!(shown, ["mean = 1000; before: mean of 1 of 2 intervals, not compared"]);
+    let shown = lake.rows("SELECT split_part(observed, '; ', 2) FROM quality.results WHERE run = 't2-00000000'").await;
+    assert_eq!(shown, ["before: mean of 1 of 2 intervals, not compared"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
