@@ -19,9 +19,7 @@ WHEN = {"processed_at"}
 
 
 def erase(lake: Lakehouse, manifest: Path, *more: str) -> Json:
-    outcome = lake.command(
-        "erase", "-f", manifest, "--local", lake.folder, "-o", "json", "--key", "author=ann", *more
-    )
+    outcome = lake.command("erase", "-f", manifest, "--local", lake.folder, "-o", "json", "--key", "author=ann", *more)
     assert outcome.status == 0, outcome.text
     return json.loads(outcome.stdout)
 

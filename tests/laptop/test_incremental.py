@@ -123,7 +123,9 @@ def test_a_pause_longer_than_the_retention_of_bronze_loses_nothing(lake: Lakehou
         lake.command(*lake.run_arguments(file, interval="2024-05-02", stages=["maintenance"]), "--again")
         assert not left.exists()
         lake.run(file, interval="2024-05-04")
-    assert [datetime.fromisoformat(text) for text in shop.asked][-1] == at(2, 9), "where the newest retired interval ended"
+    assert [datetime.fromisoformat(text) for text in shop.asked][-1] == at(2, 9), (
+        "where the newest retired interval ended"
+    )
     assert {row["order_id"]: row["state"] for row in lake.rows("silver.orders")} == {1: "sent", 2: "new"}
 
 

@@ -299,7 +299,10 @@ mod tests {
     fn rules_of_a_model_say_what_is_wrong_before_its_query_is_planned() {
         let cases = [
             (json!({"unique": ["id", "id"]}), "unique: column `id` stands twice"),
-            (json!({"references": {"table": "coins", "columns": {"id": "id"}}}), "references.table: `coins`: a model refers to silver.coins or gold.coins"),
+            (
+                json!({"references": {"table": "coins", "columns": {"id": "id"}}}),
+                "references.table: `coins`: a model refers to silver.coins or gold.coins",
+            ),
             (json!({"references": {"table": "gold.m", "columns": {"id": "id"}}}), "references.table: gold.m refers to itself"),
             (json!({"distribution": {"column": "x", "mean": {"min": 3, "max": 2}}}), "distribution.mean: min 3 is greater than max 2"),
         ];

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use lakehouse_contract::{
-    BronzeManifest, CONTRACT_VERSION, IngestSource, Lineage, Progress, ResolvedSource, SourceManifest, StageFuture, StageOutcome, StageSpec, TableReport,
-    Work, keys,
+    BronzeManifest, CONTRACT_VERSION, IngestSource, Lineage, Progress, ResolvedSource, SourceManifest, StageFuture, StageOutcome,
+    StageSpec, TableReport, Work, keys,
 };
 use lakehouse_storage::{Layer, LayerStore, PutOutcome, Storage};
 

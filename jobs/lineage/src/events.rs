@@ -124,7 +124,7 @@ fn job_facets(spec: &StageSpec) -> Map<String, Value> {
 /// The expectations of a silver or gold stage by table and name.
 fn rules(spec: &StageSpec) -> BTreeMap<(String, String), Expectation> {
     let of = |table: String, rules: &[Expectation]| {
-        rules.to_vec().into_iter().map(move |rule| ((table.clone(), rule.name.clone()), rule)).collect::<Vec<_>>()
+        rules.iter().cloned().map(move |rule| ((table.clone(), rule.name.clone()), rule)).collect::<Vec<_>>()
     };
     match &spec.work {
         Work::Silver { tables, .. } => {

@@ -6,8 +6,8 @@ use arrow::datatypes::{DataType, SchemaRef};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use datafusion::{
     catalog::TableProvider,
-    error::DataFusionError,
     common::{Column, JoinType},
+    error::DataFusionError,
     functions_aggregate::expr_fn::max,
     logical_expr::Expr,
     prelude::{DataFrame, SessionContext, col, lit},
@@ -47,12 +47,24 @@ struct Rule {
 #[derive(Clone, Debug)]
 enum Check {
     /// Of models alone: rows of silver are looked at while they are read.
-    Row { sql: String, condition: Expr },
+    Row {
+        sql: String,
+        condition: Expr,
+    },
     /// Of models alone.
-    References { table: TableRef, to: References },
-    Batch { sql: String, condition: Aggregated },
+    References {
+        table: TableRef,
+        to: References,
+    },
+    Batch {
+        sql: String,
+        condition: Aggregated,
+    },
     Distribution(Distribution),
-    Table { sql: String, condition: Aggregated },
+    Table {
+        sql: String,
+        condition: Aggregated,
+    },
     Unique(Vec<String>),
     Freshness(Freshness),
 }
@@ -274,29 +286,29 @@ impl Rules {
     }
 
     async fn evaluate(&self, context: &SessionContext, rule: &Rule, interval: Option<&Interval>) -> Result<Found, DataFusionError> {
-    match &rule.check {
-        Check::Row { condition, .. } => rows(context, condition).await,
-        Check::References { table, to } => {
-            let Some(partner) = self.partners.get(table) else {
-                return Err(DataFusionError::Plan(format!("{table} is not known")));
-            };
-            references(context, partner.clone(), to).await
+        match &rule.check {
+            Check::Row { condition, .. } => rows(context, condition).await,
+            Check::References { table, to } => {
+                let Some(partner) = self.partners.get(table) else {
+                    return Err(DataFusionError::Plan(format!("{table} is not known")));
+                };
+                references(context, partner.clone(), to).await
+            }
+            Check::Batch { condition, .. } | Check::Table { condition, .. } => {
+                let held = condition.evaluate(context.table(ROWS).await?).await?;
+                let rows = context.table(ROWS).await?.count().await? as u64;
+                Ok(Found { passed: held.holds, failed: u64::from(!held.holds), checked: Some(rows), observed: held.observed })
+            }
+            Check::Distribution(of) => {
+                let found = statistics::evaluate(context, of, self.earlier.of(&rule.name)).await?;
+                Ok(Found { passed: found.holds, failed: u64::from(!found.holds), checked: Some(found.rows), observed: found.observed })
+            }
+            Check::Unique(columns) => unique(context, columns).await,
+            Check::Freshness(of) => {
+                let end = interval.map_or(DateTime::<Utc>::MAX_UTC, |interval| interval.end);
+                freshness(context, of, end).await
+            }
         }
-        Check::Batch { condition, .. } | Check::Table { condition, .. } => {
-            let held = condition.evaluate(context.table(ROWS).await?).await?;
-            let rows = context.table(ROWS).await?.count().await? as u64;
-            Ok(Found { passed: held.holds, failed: u64::from(!held.holds), checked: Some(rows), observed: held.observed })
-        }
-        Check::Distribution(of) => {
-            let found = statistics::evaluate(context, of, self.earlier.of(&rule.name)).await?;
-            Ok(Found { passed: found.holds, failed: u64::from(!found.holds), checked: Some(found.rows), observed: found.observed })
-        }
-        Check::Unique(columns) => unique(context, columns).await,
-        Check::Freshness(of) => {
-            let end = interval.map_or(DateTime::<Utc>::MAX_UTC, |interval| interval.end);
-            freshness(context, of, end).await
-        }
-    }
     }
 }
 
@@ -367,7 +379,8 @@ async fn first(rows: DataFrame) -> Result<String, DataFusionError> {
     let order = names.iter().map(|name| Expr::Column(Column::from_name(name)).sort(true, false)).collect();
     let batches = rows.sort(order)?.limit(0, Some(1))?.collect().await?;
     Ok(batches.iter().find(|batch| batch.num_rows() > 0).map_or_else(String::new, |row| {
-        let values = names.iter().enumerate().map(|(index, name)| format!("{name}={}", text(row, index).unwrap_or_else(|| "null".to_owned())));
+        let values =
+            names.iter().enumerate().map(|(index, name)| format!("{name}={}", text(row, index).unwrap_or_else(|| "null".to_owned())));
         shortened(&values.collect::<Vec<_>>().join(", "))
     }))
 }

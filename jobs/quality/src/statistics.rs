@@ -57,7 +57,8 @@ pub(crate) fn bound(of: &Distribution) -> String {
             (None, None) => None,
         };
         let earlier = of.earlier_intervals();
-        let change = bounds.change_at_most.map(|share| format!("{name} changes by at most {share} of its mean over {earlier} earlier intervals"));
+        let change =
+            bounds.change_at_most.map(|share| format!("{name} changes by at most {share} of its mean over {earlier} earlier intervals"));
         [fixed, change].into_iter().flatten()
     });
     format!("{}: {}", of.column, shown.collect::<Vec<_>>().join(", "))
@@ -100,8 +101,8 @@ pub(crate) async fn evaluate(context: &SessionContext, of: &Distribution, earlie
     for (index, (name, bounds, _)) in all.iter().enumerate() {
         let value = double(row, index + 1)?;
         let bounded = bounds.min.is_some() || bounds.max.is_some();
-        holds &= !bounded
-            || value.is_some_and(|value| bounds.min.is_none_or(|min| value >= min) && bounds.max.is_none_or(|max| value <= max));
+        holds &=
+            !bounded || value.is_some_and(|value| bounds.min.is_none_or(|min| value >= min) && bounds.max.is_none_or(|max| value <= max));
         if let Some(share) = bounds.change_at_most {
             let (same, text) = compared(name, value, share, earlier, of.earlier_intervals());
             holds &= same;
@@ -145,7 +146,9 @@ mod tests {
 
     #[test]
     fn what_was_observed_is_read_again_digit_by_digit() {
-        let read = parsed("mean = 0.30000000000000004, nullRatio = 0, quantile(0.99) = -1e300, distinctRatio = null; before: mean = 5 over 2 intervals");
+        let read = parsed(
+            "mean = 0.30000000000000004, nullRatio = 0, quantile(0.99) = -1e300, distinctRatio = null; before: mean = 5 over 2 intervals",
+        );
         let expected = [("mean", 0.1 + 0.2), ("nullRatio", 0.0), ("quantile(0.99)", -1e300)];
         assert_eq!(read, expected.map(|(name, value)| (name.to_owned(), value)).into());
         assert!(is_about("price: mean >= 1", "price") && !is_about("price_usd: mean >= 1", "price"));

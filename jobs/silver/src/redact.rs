@@ -209,8 +209,10 @@ impl Redaction {
         let markup = page.markup(&rules);
         let fields: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
         // A field of the source says whose record it is; where there is none, the whole of the record does.
-        let unnamed: Vec<&str> = self.columns.iter().filter(|(name, _)| !fields.contains(&name.as_str())).map(|(_, value)| value.as_str()).collect();
-        let goes = |(record, markup): (&&str, &String)| self.record(record) || unnamed.iter().any(|value| mentions(markup.as_bytes(), value));
+        let unnamed: Vec<&str> =
+            self.columns.iter().filter(|(name, _)| !fields.contains(&name.as_str())).map(|(_, value)| value.as_str()).collect();
+        let goes =
+            |(record, markup): (&&str, &String)| self.record(record) || unnamed.iter().any(|value| mentions(markup.as_bytes(), value));
         let goes = page.with_inner(&rules, &found.iter().zip(&markup).map(goes).collect::<Vec<bool>>());
         let gone = goes.iter().filter(|goes| **goes).count() as u64;
         let all = found.len() as u64;
@@ -507,7 +509,8 @@ mod tests {
 
     #[test]
     fn the_encoding_of_a_page_stays() {
-        let page = "<meta charset=iso-8859-1><li class=post><b class=by>u1</b></li><li class=post><b class=by>u2</b><p>Z\u{fc}rich</p></li>";
+        let page =
+            "<meta charset=iso-8859-1><li class=post><b class=by>u1</b></li><li class=post><b class=by>u2</b><p>Z\u{fc}rich</p></li>";
         let (stored, _, _) = encoding_rs::WINDOWS_1252.encode(page);
         let Found::Some { content, .. } = pages().content(&stored, &BTreeMap::new()).unwrap() else { panic!() };
         assert!(content.windows(3).any(|bytes| bytes == b"Z\xFCr") && records(&content).contains("Zürich"));

@@ -23,7 +23,10 @@ fn failure(outcome: &StageOutcome) -> (Reason, &str) {
 }
 
 async fn results(lake: &Lake) -> Vec<String> {
-    lake.rows("SELECT table_name, rule, kind, verdict, rows_failed, observed FROM quality.results ORDER BY interval_start, checked_at, rule").await
+    lake.rows(
+        "SELECT table_name, rule, kind, verdict, rows_failed, observed FROM quality.results ORDER BY interval_start, checked_at, rule",
+    )
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +131,8 @@ async fn what_a_rule_names_is_checked_before_anything_is_computed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_change_is_measured_against_the_intervals_before_whatever_ran_since() {
     let lake = Lake::new();
-    let rule = json!([{"name": "steady", "distribution": {"column": "price", "mean": {"changeAtMost": 0.5}, "against": 2}, "otherwise": "fail"}]);
+    let rule =
+        json!([{"name": "steady", "distribution": {"column": "price", "mean": {"changeAtMost": 0.5}, "against": 2}, "otherwise": "fail"}]);
     let run = async |run: &str, number: u32, price: i128| {
         lake.prices(day(number), &[("a", price * ONE / 10)]).await;
         lake.run(run, day(number), vec![daily(rule.clone())]).await

@@ -87,8 +87,11 @@ async fn last_cursor(context: &Context<'_>) -> Result<Option<(String, String)>, 
     // Labels of one grain are in the order of time.
     let interval = |key: &str| key.rsplit_once('/').map(|(folder, _)| folder.to_owned()).filter(|folder| **folder < *own);
     let listed = bronze.list(&folder).await?;
-    let mut earlier: Vec<(String, String)> =
-        listed.into_iter().filter_map(|entry| Some((interval(&entry.key)?, entry.key))).filter(|(_, key)| is_manifest(key) || is_mark(key)).collect();
+    let mut earlier: Vec<(String, String)> = listed
+        .into_iter()
+        .filter_map(|entry| Some((interval(&entry.key)?, entry.key)))
+        .filter(|(_, key)| is_manifest(key) || is_mark(key))
+        .collect();
     earlier.sort_unstable();
     while let Some((newest, _)) = earlier.last().cloned() {
         let same = earlier.partition_point(|(interval, _)| *interval < newest);
