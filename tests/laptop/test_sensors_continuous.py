@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from support import manifests
+from support.jobs import RETRYABLE, SUCCEEDED, run_job, start_job
 from support.lakehouse import Json, Lakehouse
 from support.waiting import wait_until
 
@@ -84,6 +85,42 @@ def test_a_stop_keeps_what_was_read_and_the_next_attempt_goes_on_behind_it(tmp_p
     assert len(objects) == 2
     assert objects[0]["records"] == kept
     assert len(lake.rows("silver.readings")) == len(bounded)
+
+
+def test_a_pod_that_is_stopped_is_tried_again_behind_what_it_read(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    root.mkdir()
+    sensors = {"devices": 10, "every": "10m", "seed": 7, "continuous": {"eventsPerSecond": 400}}
+    spec: Json = {
+        "contract": 1,
+        "pipeline": "live",
+        "owner": "ns/live",
+        "run": {"name": "live-1", "id": "live-1-01234567", "createdAt": "2024-05-02T01:02:03Z"},
+        "attempt": 1,
+        "interval": {"start": "2024-05-01T00:00:00Z", "end": "2024-05-02T00:00:00Z"},
+        "grain": "daily",
+        "store": {"local": {"root": str(root)}},
+        "work": {"ingest": {"sources": [{"name": "readings", "source": {"sensors": sensors}}]}},
+    }
+    with start_job("ingest", spec, tmp_path / "first", {}) as process:
+        wait_until("the attempt to begin", lambda: list((root / "bronze").rglob("*.claim")), 20)
+        time.sleep(1)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=25)
+    assert process.returncode == RETRYABLE, said
+    termination = json.loads((tmp_path / "first" / "termination.json").read_text())
+    assert termination["failure"]["reason"] == "Interrupted"
+    outcome = run_job("ingest", spec | {"attempt": 2}, tmp_path / "second", {})
+    assert outcome.status == SUCCEEDED, outcome.log
+    lake = Lakehouse(root)
+    keys = [entry["key"] for entry in lake.manifests()[0]["sources"][0]["objects"]]
+    assert [key.split("/run=")[1] for key in keys] == [
+        "live-1-01234567-1/part-00000.ndjson",
+        "live-1-01234567-2/part-00001.ndjson",
+    ]
+    came = [(reading["ts"], reading["device_id"]) for reading in map(json.loads, readings(lake))]
+    assert len(came) == len(set(came)) > 1400
+    assert came == sorted(came), "none twice, none missing between the attempts"
 
 
 def test_a_stream_ends_by_itself_after_its_duration(tmp_path: Path) -> None:
