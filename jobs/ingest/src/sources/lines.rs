@@ -16,7 +16,7 @@ pub const PACED_CHUNK: Duration = Duration::from_millis(200);
 /// Sleeps are coarse: many lines of a high rate share one.
 pub const SHORTEST_SLEEP: Duration = Duration::from_millis(5);
 /// Longest delay that is made up for by lines that follow faster.
-const LATEST: Duration = Duration::from_secs(1);
+pub const LATEST: Duration = Duration::from_secs(1);
 
 /// A generator of NDJSON.
 pub trait Lines: Send {
@@ -42,11 +42,16 @@ impl Rate {
         Self { lines_per_second: lines_per_second.unsigned_abs().max(1), from: (Duration::ZERO, 0) }
     }
 
+    /// When line `number` is due, counted from the first.
+    pub fn due(&self, number: u64) -> Duration {
+        let nanos = u128::from(number - self.from.1) * 1_000_000_000 / u128::from(self.lines_per_second);
+        self.from.0 + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+    }
+
     /// How long to wait before line `number` (from 0) at the moment `now`, both counted from the first. A delay of up to [`LATEST`] is made
     /// up for; a longer one, as of a slow store, is not.
     pub fn wait(&mut self, number: u64, now: Duration) -> Duration {
-        let nanos = u128::from(number - self.from.1) * 1_000_000_000 / u128::from(self.lines_per_second);
-        let due = self.from.0 + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+        let due = self.due(number);
         if now > due + LATEST {
             self.from = (now, number);
         }
