@@ -17,7 +17,13 @@ pub struct LineageSettings {
     /// Where each event is posted to. An endpoint that does not answer fails no run: the reports say so, and the events are beside them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<LineageEndpoint>,
+    /// How often an attempt that is at work tells how far it is (`RUNNING`), at most; it never waits for that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_interval: Option<HumanDuration>,
 }
+
+/// [`LineageSettings::running_interval`] where nothing is said.
+pub const DEFAULT_RUNNING_INTERVAL: HumanDuration = HumanDuration::seconds(30);
 
 /// An endpoint that takes OpenLineage events, such as Marquez.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]

@@ -239,3 +239,32 @@ fn what_cannot_work_is_refused() {
     refused(&refresh(json!(["ingest", "silver"])), "it is the gold stage that refreshes");
     refused(&with(run(), "/spec/refresh", json!("stale")), "supported values");
 }
+
+#[test]
+fn rules_of_models_warn_or_fail() {
+    let with_rule = |rule: Value| with(pipeline(), "/spec/gold/0/expectations", json!([rule]));
+    let row = |otherwise: &str| json!({"name": "some", "row": "n > 0", "otherwise": otherwise});
+    for otherwise in ["quarantine", "drop"] {
+        let expected = "spec.gold[0]: expectations[].otherwise of a model can be warn or fail: a computed row has no record that quarantine could keep";
+        refused(&with_rule(row(otherwise)), expected);
+    }
+    for otherwise in ["warn", "fail"] {
+        assert_eq!(validate(&with_rule(row(otherwise))), Vec::new());
+    }
+    let distribution = |of: Value| json!({"name": "usual", "distribution": of, "otherwise": "warn"});
+    assert_eq!(validate(&with_rule(distribution(json!({"column": "n", "mean": {"changeAtMost": 0.5}, "against": 3})))), Vec::new());
+    refused(&with_rule(distribution(json!({"column": "n", "mean": {}}))), "bounds need at least one of min, max, changeAtMost");
+    refused(&with_rule(distribution(json!({"column": "n", "mean": {"changeAtMost": -1}}))), "must be at least 0");
+    refused(
+        &with_rule(json!({"name": "known", "references": {"table": "bronze.x", "columns": {"n": "n"}}, "otherwise": "warn"})),
+        "should match",
+    );
+}
+
+#[test]
+fn only_readings_are_a_stream() {
+    let source = |sensors: Value| with(pipeline(), "/spec/ingest", json!([{"name": "assets", "sensors": sensors}]));
+    assert_eq!(validate(&source(json!({"continuous": {"eventsPerSecond": 100, "duration": "10m"}}))), Vec::new());
+    refused(&source(json!({"stream": "devices", "continuous": {}})), "continuous is for stream readings");
+    refused(&source(json!({"continuous": {"eventsPerSecond": 0}})), "must be at least 1");
+}

@@ -1,6 +1,7 @@
 """A source that is asked only for what is new: each day goes on where the one before it ended, and a merge ends with every order once."""
 
 import json
+import os
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -59,7 +60,7 @@ def at(day: int, hour: int) -> datetime:
     return datetime(2024, 5, day, hour, tzinfo=UTC)
 
 
-def manifest(folder: Path, shop: Shop, **incremental: str) -> Path:
+def manifest(folder: Path, shop: Shop, *, maintenance: dict[str, Any] | None = None, **incremental: str) -> Path:
     source = fetched(
         "orders",
         "/orders?offset=0",
@@ -72,7 +73,8 @@ def manifest(folder: Path, shop: Shop, **incremental: str) -> Path:
         "write": {"merge": {"key": ["order_id"], "sequenceBy": ["updated_at"]}},
         "columns": COLUMNS,
     }
-    pipeline = manifests.pipeline("orders", [source], [table])
+    settings = {"maintenance": maintenance} if maintenance is not None else {}
+    pipeline = manifests.pipeline("orders", [source], [table], **settings)
     connection = manifests.archive("api", f"http://127.0.0.1:{shop.server.port}")
     return manifests.write(folder / "orders.yaml", manifests.lakehouse([connection]), pipeline)
 
@@ -100,6 +102,31 @@ def test_each_day_loads_what_changed_since_the_day_before(lake: Lakehouse, tmp_p
     newest = {order: (when, state) for when, order, state in sorted(shop.changes)}
     expected = [{"order_id": o, "state": state, "updated_at": when} for o, (when, state) in newest.items()]
     assert readers.without(lake.rows("silver.orders"), {"processed_at"}) == readers.ordered(expected)
+
+
+def test_a_pause_longer_than_the_retention_of_bronze_loses_nothing(lake: Lakehouse, tmp_path: Path) -> None:
+    shop = Shop()
+    shop.changes = [(at(1, 8), 1, "new"), (at(2, 9), 2, "new"), (at(4, 9), 1, "sent")]
+    with shop.server:
+        file = manifest(tmp_path, shop, maintenance={"bronzeRetention": "30d"})
+        for day in (1, 2):
+            lake.run(file, interval=f"2024-05-{day:02}")
+        kept = [path for path in (lake.folder / "bronze" / "orders").rglob("*") if path.is_file()]
+        for path in kept:
+            os.utime(path, (0, 0))
+        lake.run(file, interval="2024-05-02", stages=["maintenance"])
+        assert not any(path.exists() for path in kept), "manifests and objects are gone"
+        # A retirement that did not come to its end and is done again keeps what the first one kept.
+        (left,) = (path for path in kept if path.name.startswith("part-") and "dt=2024-05-02" in str(path))
+        left.write_text("{}")
+        os.utime(left, (0, 0))
+        lake.command(*lake.run_arguments(file, interval="2024-05-02", stages=["maintenance"]), "--again")
+        assert not left.exists()
+        lake.run(file, interval="2024-05-04")
+    assert [datetime.fromisoformat(text) for text in shop.asked][-1] == at(2, 9), (
+        "where the newest retired interval ended"
+    )
+    assert {row["order_id"]: row["state"] for row in lake.rows("silver.orders")} == {1: "sent", 2: "new"}
 
 
 def test_a_first_value_of_another_type_is_refused(lake: Lakehouse, tmp_path: Path) -> None:

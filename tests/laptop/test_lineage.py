@@ -3,6 +3,7 @@
 import copy
 import http.server
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,23 @@ def test_every_stage_has_a_beginning_and_an_end_in_one_run(events: list[Event]) 
     parents = {json.dumps(event["run"]["facets"]["parent"]) for event in events}
     assert len(parents) == 1, "all stages are of one run of the pipeline"
     assert {event["run"]["facets"]["nominalTime"]["nominalStartTime"] for event in events} == {f"{DAY}T00:00:00Z"}
+
+
+def test_an_attempt_at_work_tells_how_far_it_is(lake: Lakehouse, tmp_path: Path) -> None:
+    sensors = {"devices": 10, "every": "1s", "continuous": {"eventsPerSecond": 100, "duration": "4s"}}
+    place = manifests.lakehouse()
+    place["spec"]["lineage"] = {"runningInterval": "1s"}
+    pipeline = manifests.pipeline("live", [{"name": "readings", "sensors": sensors}])
+    begun = time.monotonic()
+    lake.run(manifests.write(tmp_path / "live.yaml", place, pipeline), interval=DAY)
+    assert time.monotonic() - begun < 15
+    (path,) = (lake.folder / "bronze").rglob("ingest-1.lineage.ndjson")
+    first, newest, last = openlineage.events(path)
+    assert [event["eventType"] for event in (first, newest, last)] == ["START", "RUNNING", "COMPLETE"]
+    assert first["run"]["runId"] == newest["run"]["runId"] == last["run"]["runId"]
+    assert first["eventTime"] < newest["eventTime"] < last["eventTime"]
+    progress = newest["run"]["facets"]["lakehouse_progress"]
+    assert (progress["step"], progress["rows"] >= 0) == ("fetch readings", True)
 
 
 def test_datasets_hang_together_and_are_named_as_the_specification_says(lake: Lakehouse, events: list[Event]) -> None:

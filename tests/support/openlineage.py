@@ -11,6 +11,7 @@ import typing
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import attr
 from openlineage.client.generated import base
@@ -24,6 +25,8 @@ RUN_FACETS = {
     "errorMessage": "error_message_run.ErrorMessageRunFacet",
     "test": "test_run.TestRunFacet",
 }
+OWN = "lakehouse_"
+"""Prefix of facets that are not published."""
 JOB_FACETS = {"jobType": "job_type_job.JobTypeJobFacet", "sql": "sql_job.SQLJobFacet"}
 DATASET_FACETS = {
     "schema": "schema_dataset.SchemaDatasetFacet",
@@ -98,12 +101,24 @@ def _facets(name: str, cls: type, value: Any, where: str) -> Any:
         return None
     read = {}
     for key, facet in value.items():
+        if key.startswith(OWN):
+            read[key] = _own_facet(facet, f"{where}.{key}")
+            continue
         if key not in known:
             raise ValueError(f"{where}: {key} is no facet that the specification has here")
         module, class_name = known[key].split(".")
         of = getattr(importlib.import_module(f"openlineage.client.generated.{module}"), class_name)
         read[key] = _read(of, facet, f"{where}.{key}")
     return read
+
+
+def _own_facet(data: Any, where: str) -> base.RunFacet:
+    """A facet beside the published ones: as the specification asks, its name has a prefix, and it says who made it by which schema."""
+    if not isinstance(data, Mapping) or not all(isinstance(data.get(key), str) for key in ("_producer", "_schemaURL")):
+        raise ValueError(f"{where}: a facet needs _producer and _schemaURL")
+    if not urlsplit(data["_schemaURL"]).scheme:
+        raise ValueError(f"{where}: {data['_schemaURL']} is no URI")
+    return base.RunFacet(producer=data["_producer"])
 
 
 def _value(hint: Any, value: Any, where: str) -> Any:

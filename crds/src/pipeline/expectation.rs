@@ -1,4 +1,4 @@
-//! Quality rules of silver tables: over one row, over the rows of a run, over the table that a run would make, and between tables.
+//! Quality rules of tables: over one row, over the rows of a run, over the table that a run would make, and between tables.
 
 use std::collections::BTreeMap;
 
@@ -63,12 +63,12 @@ pub struct Freshness {
 
 /// Rows whose columns have no equal in the other table break the rule. A row with a null among them is not looked at.
 ///
-/// The other table is taken as it will be with the rows of the same run.
+/// The other table is taken as it will be with the rows of the same run; by a model as the run reads it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct References {
-    /// Name of another silver table of the pipeline.
-    #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z][a-z0-9_]*$"))]
+    /// Name of another silver table of the pipeline. In a rule of a model: `silver.NAME` or `gold.NAME`.
+    #[schemars(length(min = 1, max = 70), regex(pattern = r"^((silver|gold)\.)?[a-z][a-z0-9_]*$"))]
     pub table: String,
     /// Column of this table → column of the other one, of the same type.
     #[schemars(extend("minProperties" = 1, "maxProperties" = 8))]
@@ -100,12 +100,34 @@ pub struct Distribution {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub quantiles: Vec<Quantile>,
+    /// With how many earlier intervals `changeAtMost` compares, 7 unless said: the newest that end before this one begins and whose results are in
+    /// `quality.results`. Where there are fewer, it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub against: Option<i32>,
 }
 
-/// Inclusive bounds of a number, at least one of them.
+/// [`Distribution::against`] where nothing is said.
+pub const DEFAULT_AGAINST: i32 = 7;
+
+impl Distribution {
+    /// Whether a statistic is compared with those of earlier intervals.
+    pub fn looks_back(&self) -> bool {
+        let bounds = [self.mean, self.standard_deviation, self.null_ratio, self.distinct_ratio];
+        let quantiles = self.quantiles.iter().map(|quantile| quantile.change_at_most);
+        bounds.into_iter().map(|bounds| bounds?.change_at_most).chain(quantiles).any(|change| change.is_some())
+    }
+
+    /// With how many earlier intervals it compares.
+    pub fn earlier_intervals(&self) -> usize {
+        self.against.unwrap_or(DEFAULT_AGAINST).unsigned_abs() as usize
+    }
+}
+
+/// Inclusive bounds of a statistic, at least one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.min) || has(self.max)").message("bounds need min, max or both"))]
+#[x_kube(validation = Rule::new("has(self.min) || has(self.max) || has(self.changeAtMost)").message("bounds need at least one of min, max, changeAtMost"))]
 pub struct Bounds {
     /// Smallest value that is in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -113,12 +135,16 @@ pub struct Bounds {
     /// Greatest value that is in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<f64>,
+    /// Greatest difference from the mean of the values of earlier intervals that is in order, as a share of that mean: 0.5 is half of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub change_at_most: Option<f64>,
 }
 
 /// A quantile and its inclusive bounds, at least one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.min) || has(self.max)").message("bounds need min, max or both"))]
+#[x_kube(validation = Rule::new("has(self.min) || has(self.max) || has(self.changeAtMost)").message("bounds need at least one of min, max, changeAtMost"))]
 pub struct Quantile {
     /// Which one, from 0 to 1: 0.5 is the median.
     #[schemars(range(min = 0.0, max = 1.0))]
@@ -129,6 +155,17 @@ pub struct Quantile {
     /// Greatest value that is in order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max: Option<f64>,
+    /// Greatest difference from the mean of the values of earlier intervals that is in order, as a share of that mean: 0.5 is half of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0))]
+    pub change_at_most: Option<f64>,
+}
+
+impl Quantile {
+    /// Its bounds.
+    pub const fn bounds(&self) -> Bounds {
+        Bounds { min: self.min, max: self.max, change_at_most: self.change_at_most }
+    }
 }
 
 impl Expectation {

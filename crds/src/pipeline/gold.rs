@@ -6,7 +6,10 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use super::table::{TableLayout, WriteMode};
+use super::{
+    expectation::Expectation,
+    table::{TableLayout, WriteMode},
+};
 
 /// A model: one SQL query whose rows are written to `gold.NAME`.
 ///
@@ -16,6 +19,7 @@ use super::table::{TableLayout, WriteMode};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!(has(self.table) && has(self.table.format) && self.table.format == 'parquet' && has(self.write.merge))").message("write.merge needs format iceberg or delta: parquet tables have no commit log"))]
 #[x_kube(validation = Rule::new("!has(self.write.merge) || !has(self.write.merge.history) || !self.write.merge.history").message("write.merge.history is for silver tables: a model computes validity in SQL, with lead() over the key"))]
+#[x_kube(validation = Rule::new("!has(self.expectations) || self.expectations.all(rule, rule.otherwise == 'warn' || rule.otherwise == 'fail')").message("expectations[].otherwise of a model can be warn or fail: a computed row has no record that quarantine could keep, and without it (drop) the table is not what the query says; leave rows out in sql"))]
 pub struct GoldModel {
     /// Table name within the namespace `gold`.
     #[schemars(length(min = 1, max = 63), regex(pattern = "^[a-z][a-z0-9_]*$"))]
@@ -36,6 +40,10 @@ pub struct GoldModel {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     pub renamed_columns: BTreeMap<String, String>,
+    /// Quality rules of the result; `otherwise` is `warn` or `fail`. A broken rule with `fail` keeps the result from being published.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub expectations: Vec<Expectation>,
     /// Unit tests of the query, run by `lakehouse test`. They are not part of what a run executes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

@@ -22,7 +22,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::common::IntervalGrain;
-pub use expectation::{Bounds, Distribution, Expectation, Freshness, Otherwise, Quantile, References};
+pub use expectation::{Bounds, DEFAULT_AGAINST, Distribution, Expectation, Freshness, Otherwise, Quantile, References};
 pub use gold::{GoldModel, ModelTest, TestRow};
 pub use history::HistoryLimits;
 pub use http::{
@@ -33,7 +33,7 @@ pub use maintenance::{Compact, ExpireSnapshots, Maintenance, RemoveOrphans};
 pub use retries::{ClassLimits, ClassPolicy, RetryPolicy};
 pub use scrape::{Robots, ScrapeField, ScrapeNext, ScrapePaging, ScrapeSource};
 pub use silver::{CastError, Column, Deduplicate, Keep, SilverTable, TimeUnit};
-pub use source::{ClickstreamSource, FileFormat, FilesSource, PulseSource, SensorStream, SensorsSource, Source};
+pub use source::{ClickstreamSource, Continuous, FileFormat, FilesSource, PulseSource, SensorStream, SensorsSource, Source};
 pub use table::{Append, Merge, Outside, Overwrite, ReplaceInterval, TableFormat, TableLayout, WriteMode};
 pub use trigger::{CatchUp, ConcurrencyPolicy, External, OnApply, OnApplyInterval, Schedule, Trigger};
 

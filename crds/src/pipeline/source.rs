@@ -107,6 +107,7 @@ fn default_faults() -> i32 {
 /// the same in both streams and in every interval.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.continuous) || self.stream == 'readings'").message("continuous is for stream readings: what is known of the devices is there at once"))]
 pub struct SensorsSource {
     /// What the records are.
     #[serde(default)]
@@ -129,6 +130,26 @@ pub struct SensorsSource {
     #[serde(default = "default_anomalies")]
     #[schemars(range(min = 0, max = 5_000))]
     pub anomalies_per_ten_thousand: i32,
+    /// The readings come in real time, one after the other; absent: those of the interval are there at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continuous: Option<Continuous>,
+}
+
+/// A stream in real time. It ends with the readings of the interval, or after `duration`; the job's timeout must leave time for it.
+///
+/// A reading comes when its time (`ts`) has come, those whose time is past at once; with `eventsPerSecond` at that rate, whatever their
+/// times are: what a slower store delayed is then not made up for in a burst. None is lost. An attempt that is stopped keeps what it read, and the
+/// next one goes on behind it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Continuous {
+    /// Readings a second, of all devices together; absent: each at its own time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub events_per_second: Option<i64>,
+    /// How long the stream is read, over all attempts of the run; absent: to the end of the interval.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<HumanDuration>,
 }
 
 fn default_devices() -> i32 {

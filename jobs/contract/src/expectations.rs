@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lakehouse_api::pipeline::{Bounds, Distribution, Expectation, References, SilverTable};
+use lakehouse_api::pipeline::{Bounds, Distribution, Expectation, GoldModel, References, SilverTable};
 
 use crate::ColumnType;
 
 /// What is wrong with a rule.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("silver.{table} expectation {rule}: {field}: {message}")]
+#[error("{table} expectation {rule}: {field}: {message}")]
 pub struct Fault {
-    /// The table with the rule.
+    /// The table with the rule: `silver.NAME` or `gold.NAME`.
     pub table: String,
     /// The rule.
     pub rule: String,
@@ -28,7 +28,7 @@ pub fn check(tables: &[SilverTable]) -> Result<(), Fault> {
     for table in tables {
         for rule in &table.expectations {
             rule_of(table, rule, tables).map_err(|(field, message)| Fault {
-                table: table.name.clone(),
+                table: format!("silver.{}", table.name),
                 rule: rule.name.clone(),
                 field,
                 message,
@@ -36,6 +36,43 @@ pub fn check(tables: &[SilverTable]) -> Result<(), Fault> {
         }
     }
     levels(tables).map(drop)
+}
+
+/// Checks what can be said of the rules of models without their queries, whose columns are known only once they are planned.
+///
+/// # Errors
+/// The first [`Fault`].
+pub fn check_models(models: &[GoldModel]) -> Result<(), Fault> {
+    for model in models {
+        for rule in &model.expectations {
+            rule_of_model(model, rule).map_err(|(field, message)| Fault {
+                table: format!("gold.{}", model.name),
+                rule: rule.name.clone(),
+                field,
+                message,
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn rule_of_model(model: &GoldModel, rule: &Expectation) -> Result<(), Wrong> {
+    if let Some(columns) = &rule.unique
+        && let Some((_, column)) = columns.iter().enumerate().find(|(index, column)| columns[..*index].contains(column))
+    {
+        return Err(("unique".to_owned(), format!("column `{column}` stands twice")));
+    }
+    if let Some(to) = &rule.references {
+        let own = format!("gold.{}", model.name);
+        if !to.table.contains('.') {
+            let message = format!("`{0}`: a model refers to silver.{0} or gold.{0}", to.table);
+            return Err(("references.table".to_owned(), message));
+        }
+        if to.table == own {
+            return Err(("references.table".to_owned(), format!("{own} refers to itself")));
+        }
+    }
+    rule.distribution.as_ref().map_or(Ok(()), bounds)
 }
 
 /// The tables by how far they refer to others: those of the first level to none, those of each further one only to earlier levels.
@@ -82,7 +119,7 @@ fn circle(tables: &[&SilverTable]) -> Fault {
     let start = way.iter().position(|name| *name == at).unwrap_or_default();
     let shown: Vec<&str> = way[start..].iter().copied().chain([at]).collect();
     Fault {
-        table: at.to_owned(),
+        table: format!("silver.{at}"),
         rule: next.get(at).map(|(rule, _)| rule.name.clone()).unwrap_or_default(),
         field: "references.table".to_owned(),
         message: format!("tables must not refer to each other in a circle: {}", shown.join(" → ")),
@@ -139,26 +176,40 @@ fn partner(table: &SilverTable, to: &References, tables: &[SilverTable]) -> Resu
 fn statistics(table: &SilverTable, distribution: &Distribution) -> Result<(), Wrong> {
     let kind = type_of(table, &distribution.column).map_err(|message| ("distribution.column".to_owned(), message))?;
     let number = matches!(kind, ColumnType::Int | ColumnType::Long | ColumnType::Float | ColumnType::Double | ColumnType::Decimal(..));
+    for (name, of_numbers, _) in bounded(distribution) {
+        if of_numbers && !number {
+            let message = format!("column {} is of type {kind}, which has no such statistic: it must be a number", distribution.column);
+            return Err((format!("distribution.{name}"), message));
+        }
+    }
+    bounds(distribution)
+}
+
+/// The statistics that are bounded: field, whether it is one of numbers, bounds.
+fn bounded(distribution: &Distribution) -> impl Iterator<Item = (String, bool, Bounds)> {
     let quantiles = distribution.quantiles.iter().enumerate();
-    let quantiles = quantiles.map(|(index, of)| (format!("quantiles[{index}]"), true, Some(Bounds { min: of.min, max: of.max })));
+    let quantiles = quantiles.map(|(index, of)| (format!("quantiles[{index}]"), true, Some(of.bounds())));
     let all = [
         ("mean".to_owned(), true, distribution.mean),
         ("standardDeviation".to_owned(), true, distribution.standard_deviation),
         ("nullRatio".to_owned(), false, distribution.null_ratio),
         ("distinctRatio".to_owned(), false, distribution.distinct_ratio),
     ];
-    for (name, of_numbers, bounds) in all.into_iter().chain(quantiles) {
-        let Some(bounds) = bounds else { continue };
-        let field = format!("distribution.{name}");
-        if of_numbers && !number {
-            let message = format!("column {} is of type {kind}, which has no such statistic: it must be a number", distribution.column);
-            return Err((field, message));
-        }
+    all.into_iter().chain(quantiles).filter_map(|(name, of_numbers, bounds)| Some((name, of_numbers, bounds?)))
+}
+
+/// Bounds can be met, and earlier intervals are named only where something is compared with them.
+fn bounds(distribution: &Distribution) -> Result<(), Wrong> {
+    for (name, _, bounds) in bounded(distribution) {
         if let (Some(min), Some(max)) = (bounds.min, bounds.max)
             && min > max
         {
-            return Err((field, format!("min {min} is greater than max {max}")));
+            return Err((format!("distribution.{name}"), format!("min {min} is greater than max {max}")));
         }
+    }
+    if distribution.against.is_some() && !distribution.looks_back() {
+        let message = "no statistic has changeAtMost, so that nothing is compared with earlier intervals".to_owned();
+        return Err(("distribution.against".to_owned(), message));
     }
     Ok(())
 }
@@ -230,12 +281,37 @@ mod tests {
                 json!({"distribution": {"column": "price", "quantiles": [{"at": 0.5, "min": 3, "max": 2}]}}),
                 "distribution.quantiles[0]: min 3 is greater than max 2",
             ),
+            (
+                json!({"distribution": {"column": "price", "mean": {"min": 3}, "against": 3}}),
+                "distribution.against: no statistic has changeAtMost, so that nothing is compared with earlier intervals",
+            ),
         ];
         for (mut rule, expected) in cases {
             rule["name"] = "rule".into();
             rule["otherwise"] = "fail".into();
             let fault = check(&[table("t", json!([rule])), table("parents", json!([]))]).unwrap_err();
-            assert_eq!((fault.table.as_str(), fault.rule.as_str()), ("t", "rule"));
+            assert_eq!((fault.table.as_str(), fault.rule.as_str()), ("silver.t", "rule"));
+            assert_eq!(format!("{}: {}", fault.field, fault.message), expected);
+        }
+    }
+
+    #[test]
+    fn rules_of_a_model_say_what_is_wrong_before_its_query_is_planned() {
+        let cases = [
+            (json!({"unique": ["id", "id"]}), "unique: column `id` stands twice"),
+            (
+                json!({"references": {"table": "coins", "columns": {"id": "id"}}}),
+                "references.table: `coins`: a model refers to silver.coins or gold.coins",
+            ),
+            (json!({"references": {"table": "gold.m", "columns": {"id": "id"}}}), "references.table: gold.m refers to itself"),
+            (json!({"distribution": {"column": "x", "mean": {"min": 3, "max": 2}}}), "distribution.mean: min 3 is greater than max 2"),
+        ];
+        for (mut rule, expected) in cases {
+            rule["name"] = "rule".into();
+            rule["otherwise"] = "fail".into();
+            let model = json!({"name": "m", "write": {"overwrite": {}}, "sql": "select 1", "expectations": [rule]});
+            let fault = check_models(&[serde_json::from_value(model).unwrap()]).unwrap_err();
+            assert_eq!((fault.table.as_str(), fault.rule.as_str()), ("gold.m", "rule"));
             assert_eq!(format!("{}: {}", fault.field, fault.message), expected);
         }
     }
@@ -251,7 +327,7 @@ mod tests {
     #[test]
     fn a_circle_is_shown() {
         let fault = check(&[table("x", to("a")), table("a", to("b")), table("b", to("a"))]).unwrap_err();
-        assert_eq!((fault.table.as_str(), fault.field.as_str()), ("a", "references.table"));
+        assert_eq!((fault.table.as_str(), fault.field.as_str()), ("silver.a", "references.table"));
         assert!(fault.message.ends_with("a → b → a"), "{}", fault.message);
         let fault = check(&[table("a", to("a"))]).unwrap_err();
         assert!(fault.message.ends_with("a → a"), "{}", fault.message);

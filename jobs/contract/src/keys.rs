@@ -70,6 +70,11 @@ pub fn bronze_claim(pipeline: &str, run: &RunId, attempt: u32) -> String {
     format!("_lakehouse/runs/{pipeline}/{run}/{}-{attempt}.claim", Stage::Ingest)
 }
 
+/// Folder of the records that a continuous source of a run keeps of the objects that it has put so far, for a further attempt to go on from.
+pub fn bronze_parts(pipeline: &str, run: &RunId, source: &str) -> String {
+    format!("_lakehouse/runs/{pipeline}/{run}/{}-{source}.parts", Stage::Ingest)
+}
+
 /// Folder of the manifests of all intervals.
 pub fn all_bronze_manifests(pipeline: &str) -> String {
     format!("{pipeline}/{MANIFESTS}")

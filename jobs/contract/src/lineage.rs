@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use lakehouse_api::lineage::DEFAULT_RUNNING_INTERVAL;
 use serde::{Deserialize, Serialize};
 use url::Url;
 
@@ -19,6 +20,13 @@ pub struct LineageSpec {
     /// A file of this machine that events are added to, one per line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
+    /// Seconds between two events of an attempt that is at work, at least one.
+    #[serde(default = "default_running_seconds")]
+    pub running_seconds: u64,
+}
+
+fn default_running_seconds() -> u64 {
+    DEFAULT_RUNNING_INTERVAL.0.as_secs()
 }
 
 /// An endpoint that takes events.

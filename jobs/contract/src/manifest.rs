@@ -1,5 +1,7 @@
 //! The bronze manifest: the one object that makes an ingest exist.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +35,9 @@ pub struct Retired {
     pub at: DateTime<Utc>,
     /// The run that did it.
     pub run: RunId,
+    /// Cursors of the interval's newest manifest by source: a later interval goes on from there, however long it was paused.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cursors: BTreeMap<String, String>,
 }
 
 /// The objects of one source.
@@ -67,11 +72,16 @@ pub struct BronzeObject {
     /// When the bytes were received.
     pub captured_at: DateTime<Utc>,
     /// Facts of the source's answer: URL without credentials, status, content type, ETag, or the file's own key and modification time.
-    #[serde(default, skip_serializing_if = "std::collections::BTreeMap::is_empty")]
-    pub metadata: std::collections::BTreeMap<String, String>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
 }
 
 impl BronzeManifest {
+    /// The cursors of its sources that have one.
+    pub fn cursors(&self) -> BTreeMap<String, String> {
+        self.sources.iter().filter_map(|source| Some((source.name.clone(), source.cursor.clone()?))).collect()
+    }
+
     /// Of two manifests of an interval the one with the higher rank is the newer.
     pub fn rank(&self) -> (DateTime<Utc>, &RunId) {
         (self.committed_at, &self.run)

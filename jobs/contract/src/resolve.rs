@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use lakehouse_api::{
     LakehousePipelineSpec, LakehouseSpec,
     common::{HumanDuration, IntervalGrain, Stage},
-    lineage::LineageSettings,
+    lineage::{DEFAULT_RUNNING_INTERVAL, LineageSettings},
     pipeline::{FileFormat, History, Maintenance, SilverTable, Source},
     run::Refresh,
 };
@@ -152,8 +152,10 @@ pub enum ResolveError {
         message: &'static str,
     },
     /// A rule about what does not exist, or cannot have it.
-    #[error("spec.silver[{table}].expectations[{rule}].{field}: {message}")]
+    #[error("spec.{layer}[{table}].expectations[{rule}].{field}: {message}")]
     Expectation {
+        /// `silver` or `gold`.
+        layer: String,
         /// Table name.
         table: String,
         /// Name of the rule.
@@ -236,7 +238,7 @@ pub fn resolve(definition: &LakehousePipelineSpec, lakehouse: &LakehouseSpec, re
                 tables: resolve_silver(definition)?,
                 replay: None,
             },
-            Stage::Gold => Work::Gold { models: resolve_gold(definition, grain, &interval), refresh: request.refresh },
+            Stage::Gold => Work::Gold { models: resolve_gold(definition, grain, &interval)?, refresh: request.refresh },
             Stage::Maintenance => Work::Maintenance { tables: tables(definition), settings: maintenance.cloned().unwrap_or_default() },
         };
         specs.push(StageSpec {
@@ -322,6 +324,7 @@ fn lineage(settings: &LineageSettings, namespace: &str) -> Result<LineageSpec, R
         namespace: settings.namespace.clone().unwrap_or_else(|| namespace.to_owned()),
         http: settings.http.as_ref().map(endpoint).transpose()?,
         file: None,
+        running_seconds: settings.running_interval.unwrap_or(DEFAULT_RUNNING_INTERVAL).0.as_secs().max(1),
     })
 }
 
@@ -342,7 +345,8 @@ fn maintenance(definition: &LakehousePipelineSpec) -> Result<Option<&Maintenance
 /// All tables that runs of the definition write to, that of the results of rules among them, which they share with other pipelines.
 fn tables(definition: &LakehousePipelineSpec) -> Vec<TableRef> {
     let silver = definition.silver.iter().flat_map(|table| ["silver", "quarantine"].map(|namespace| TableRef::new(namespace, &table.name)));
-    let results = (!definition.silver.is_empty()).then(|| TableRef::new("quality", "results"));
+    let rules = !definition.silver.is_empty() || definition.gold.iter().any(|model| !model.expectations.is_empty());
+    let results = rules.then(|| TableRef::new("quality", "results"));
     silver.chain(results).chain(definition.gold.iter().map(|model| TableRef::new("gold", &model.name))).collect()
 }
 
@@ -393,13 +397,15 @@ fn resolve_silver(definition: &LakehousePipelineSpec) -> Result<Vec<ResolvedSilv
         let definition_digest = digest_json(&(rows_of(table), &decode, max_record_bytes));
         tables.push(ResolvedSilver { table: table.clone(), decode, max_record_bytes, definition_digest });
     }
-    expectations::check(&definition.silver).map_err(|Fault { table, rule, field, message }| ResolveError::Expectation {
-        table,
-        rule,
-        field,
-        message,
-    })?;
+    expectations::check(&definition.silver)?;
     Ok(tables)
+}
+
+impl From<Fault> for ResolveError {
+    fn from(Fault { table, rule, field, message }: Fault) -> Self {
+        let (layer, table) = table.split_once('.').unwrap_or(("silver", &table));
+        Self::Expectation { layer: layer.to_owned(), table: table.to_owned(), rule, field, message }
+    }
 }
 
 /// The columns of a table from pages name fields that its source has, and of the page what is known.
@@ -435,7 +441,8 @@ fn rows_of(table: &SilverTable) -> SilverTable {
     table
 }
 
-fn resolve_gold(definition: &LakehousePipelineSpec, grain: IntervalGrain, interval: &Interval) -> Vec<ResolvedGold> {
+fn resolve_gold(definition: &LakehousePipelineSpec, grain: IntervalGrain, interval: &Interval) -> Result<Vec<ResolvedGold>, ResolveError> {
+    expectations::check_models(&definition.gold)?;
     let resolved = |model: &lakehouse_api::pipeline::GoldModel| {
         // Tests say what the query should do and change nothing of what it does.
         let model = lakehouse_api::pipeline::GoldModel { tests: Vec::new(), ..model.clone() };
@@ -443,5 +450,5 @@ fn resolve_gold(definition: &LakehousePipelineSpec, grain: IntervalGrain, interv
         rows.table.dropped_columns.clear();
         ResolvedGold { read_start: Interval::shifted(grain, interval.start, -model.lookback), definition_digest: digest_json(&rows), model }
     };
-    definition.gold.iter().map(resolved).collect()
+    Ok(definition.gold.iter().map(resolved).collect())
 }

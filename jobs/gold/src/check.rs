@@ -6,7 +6,7 @@ use arrow::datatypes::SchemaRef;
 use lakehouse_contract::{Interval, ResolvedGold, StageFailure, TableRef};
 use lakehouse_tables::TableDef;
 
-use crate::{Engine, failure::sql_failure, models, run::table_definition};
+use crate::{Engine, failure::sql_failure, models, rules, run::table_definition};
 
 /// A model that could not be checked, because the schema of a table it reads is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,14 +71,15 @@ pub(crate) async fn checked(
     let ordered = models::ordered(engine, definitions)?;
     for model in &ordered {
         let is_known = |table: &TableRef| tables.contains_key(table) || known.iter().any(|m: &models::Model| m.table == *table);
-        match model.query.tables().iter().find(|table| !is_known(table)) {
-            Some(missing) => unchecked.push(Unchecked { model: model.table.clone(), reads: missing.clone() }),
+        match model.needs().into_iter().find(|table| !is_known(table)) {
+            Some(missing) => unchecked.push(Unchecked { model: model.table.clone(), reads: missing }),
             None => known.push(model.clone()),
         }
     }
     let schemas = models::plan_all(engine, &known, interval).await?;
     for (model, schema) in known.iter().zip(&schemas) {
         table_definition(&model.table, &model.definition, schema.clone(), "")?;
+        rules::compile(engine, model, schema).await?;
     }
     Ok(Checked { known: known.into_iter().zip(schemas).collect(), unchecked })
 }

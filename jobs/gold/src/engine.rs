@@ -76,6 +76,15 @@ impl Engine {
         schema.register_table(table.name.clone(), provider).map(drop).map_err(SqlError::of)
     }
 
+    /// A table that was registered.
+    ///
+    /// # Errors
+    /// [`SqlError::UnknownTable`].
+    pub(crate) async fn provider(&self, table: &TableRef) -> Result<Arc<dyn TableProvider>, SqlError> {
+        let found = self.schema(&table.namespace)?.table(&table.name).await.map_err(SqlError::of)?;
+        found.ok_or_else(|| SqlError::UnknownTable { table: table.clone(), known: self.tables() })
+    }
+
     /// Makes a table without rows visible, to plan against.
     ///
     /// # Errors

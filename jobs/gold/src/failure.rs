@@ -5,7 +5,7 @@ use std::error::Error;
 use datafusion::common::DataFusionError;
 use lakehouse_contract::{Reason, StageFailure, TableRef};
 use lakehouse_shell::storage_failure;
-use lakehouse_tables::{TableError, delta_reason};
+use lakehouse_tables::{ScratchError, TableError, delta_reason};
 
 use crate::SqlError;
 
@@ -81,6 +81,7 @@ fn source_failure(table: &TableRef, cause: &(dyn Error + Send + Sync + 'static))
             }
             sql_failure(table, &SqlError::shared_of(error))
         }
+        None if cause.is::<ScratchError>() => StageFailure::new(Reason::ResourcesExhausted, format!("{table}: {cause}")),
         None => StageFailure::new(Reason::Internal, format!("{table}: {cause}")),
     }
 }

@@ -22,6 +22,7 @@ mod inputs;
 mod lineage;
 mod models;
 mod pins;
+mod rules;
 mod run;
 mod schema;
 mod statement;

@@ -23,6 +23,13 @@ pub(crate) struct Model {
 }
 
 impl Model {
+    /// The tables that its query reads, and those that the rows of its result refer to.
+    pub(crate) fn needs(&self) -> BTreeSet<TableRef> {
+        let named = self.definition.model.expectations.iter().filter_map(|rule| rule.references.as_ref()?.table.split_once('.'));
+        let partners = named.map(|(namespace, name)| TableRef::new(namespace, name));
+        self.query.tables().iter().cloned().chain(partners).collect()
+    }
+
     /// The model as it is computed for `interval`.
     pub(crate) fn of_interval(&self, grain: IntervalGrain, interval: &Interval) -> Self {
         let mut model = self.clone();
@@ -31,7 +38,7 @@ impl Model {
     }
 }
 
-/// The models in an order in which each comes after those it reads; otherwise the order of the definition.
+/// The models in an order in which each comes after those it reads or refers to; otherwise the order of the definition.
 ///
 /// # Errors
 /// `InvalidSql` for a query that cannot be parsed, and for models that read each other in a circle, which it names.
@@ -49,7 +56,7 @@ pub(crate) fn ordered(engine: &Engine, definitions: &[ResolvedGold]) -> Result<V
     let mut ordered: Vec<Model> = Vec::with_capacity(waiting.len());
     while !waiting.is_empty() {
         let names: BTreeSet<&TableRef> = waiting.iter().map(|model| &model.table).collect();
-        let ready = waiting.iter().position(|model| model.query.tables().iter().all(|table| !names.contains(table)));
+        let ready = waiting.iter().position(|model| model.needs().iter().all(|table| !names.contains(table)));
         match ready {
             Some(index) => ordered.push(waiting.remove(index)),
             None => return Err(circle(&waiting)),
@@ -63,8 +70,9 @@ fn circle(waiting: &[Model]) -> StageFailure {
     let reads: BTreeMap<&TableRef, &TableRef> = waiting
         .iter()
         .filter_map(|model| {
-            let next = model.query.tables().iter().find(|table| waiting.iter().any(|other| other.table == **table))?;
-            Some((&model.table, next))
+            let needs = model.needs();
+            let next = waiting.iter().find(|other| needs.contains(&other.table))?;
+            Some((&model.table, &next.table))
         })
         .collect();
     let mut path: Vec<&TableRef> = reads.keys().next().copied().into_iter().collect();

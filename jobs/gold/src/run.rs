@@ -1,15 +1,17 @@
 //! The work of the gold stage.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
+use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use lakehouse_api::pipeline::{TableFormat as DefinedFormat, WriteMode as DefinedMode};
 use lakehouse_contract::{
     Interval, Progress, Reason, Refresh, ResolvedGold, StageFailure, StageFuture, StageOutcome, StageSpec, TableRef, TableReport, Work,
     digest_json,
 };
+use lakehouse_quality::{Recorder, Rules, publish::StagedTable};
 use lakehouse_storage::Storage;
 use lakehouse_tables::{
     BatchStream, BoxError, Commit, Committed, Declared, PartitionField, Table, TableDef, TableFormat, Tables, WriteMode,
@@ -21,6 +23,7 @@ use crate::{
     inputs::Inputs,
     models::{Model, ordered, plan, plan_all},
     pins::{Pins, pin},
+    rules::{self, Judge},
     targets::{Targets, span},
 };
 
@@ -54,31 +57,53 @@ async fn work(
     let Work::Gold { models: definitions, refresh } = &spec.work else {
         return Err(StageFailure::new(Reason::InvalidDefinition, format!("the spec is for {}, not for gold", spec.stage())));
     };
+    let tables = Tables::connect(storage.clone(), catalog_uri).await.map_err(|error| table_failure(&error))?;
+    let mut recorder = Recorder::new(spec);
+    let made = make(spec, storage, &tables, definitions, *refresh, progress, &mut recorder, outcome).await;
+    recorder.conclude(made, &tables, table_failure).await
+}
+
+#[allow(clippy::too_many_arguments, reason = "the parts of a stage, each once")]
+async fn make(
+    spec: &StageSpec,
+    storage: &Storage,
+    tables: &Tables,
+    definitions: &[ResolvedGold],
+    refresh: Option<Refresh>,
+    progress: &dyn Progress,
+    recorder: &mut Recorder<'_>,
+    outcome: &mut StageOutcome,
+) -> Result<(), StageFailure> {
     progress.step("plan models", Some(definitions.len() as u64));
     let engine = Engine::new().map_err(|error| StageFailure::new(error.reason(), error))?;
     let models = ordered(&engine, definitions)?;
-    let tables = Tables::connect(storage.clone(), catalog_uri).await.map_err(|error| table_failure(&error))?;
     let read = read_tables(&models);
-    let pins = pin(spec, storage, &tables, &read, &models, span(spec, &models, *refresh).as_ref()).await?;
+    let pins = pin(spec, storage, tables, &read, &models, span(spec, &models, refresh).as_ref()).await?;
     outcome.inputs = pins.inputs();
     for (table, model) in &read {
-        register_pinned(&engine, &tables, &pins, table, model).await?;
+        register_pinned(&engine, tables, &pins, table, model).await?;
     }
     let schemas = plan_all(&engine, &models, &spec.interval).await?;
-    fitting(&tables, spec, &models, &schemas).await?;
-    let targets = Targets { run: spec.interval, grain: spec.grain, refresh: *refresh, known: pins.commits.intervals(spec.grain) };
+    let mut rules = Vec::with_capacity(models.len());
+    for (model, schema) in models.iter().zip(&schemas) {
+        rules.push(rules::compile(&engine, model, schema).await?);
+    }
+    fitting(tables, spec, &models, &schemas).await?;
+    let targets = Targets { run: spec.interval, grain: spec.grain, refresh, known: pins.commits.intervals(spec.grain) };
     let mut inputs = Inputs::new(pins);
-    for (model, schema) in models.iter().zip(schemas) {
+    for ((model, schema), mut rules) in models.iter().zip(schemas).zip(rules) {
+        // The models that it refers to have their rows now.
+        rules::refer(&engine, &mut rules, model, &schema).await?;
         let definition = table_definition(&model.table, &model.definition, schema, &spec.owner)?;
         let table = tables.ensure(&definition).await.map_err(|error| table_failure(&error))?;
-        let of_model = ModelRun { spec, engine: &engine, table: table.as_ref(), progress, model };
+        let of_model = ModelRun { spec, engine: &engine, tables, table: &table, progress, model, rules };
         let mut report = TableReport { name: model.table.to_string(), ..TableReport::default() };
-        let computed = of_model.compute_all(&targets.of(model, &inputs.commits), &mut inputs, &mut report).await;
+        let computed = of_model.compute_all(&targets.of(model, &inputs.commits), &mut inputs, recorder, &mut report).await;
         if report.snapshot.is_some() {
             outcome.tables.push(report);
         }
         let last = computed?;
-        if models.iter().any(|other| other.query.tables().contains(&model.table)) {
+        if models.iter().any(|other| other.needs().contains(&model.table)) {
             // What was found may be older than the commits that others made for other intervals, which the pins have seen.
             let at = last.filter(|committed| !committed.already).map(|committed| committed.snapshot);
             let provider = table.provider(at.as_deref()).await.map_err(|error| table_failure(&error))?;
@@ -86,7 +111,7 @@ async fn work(
         }
     }
     let names: Vec<TableRef> = models.iter().map(|model| model.table.clone()).collect();
-    for (table, stale) in crate::stale(&tables, &names).await? {
+    for (table, stale) in crate::stale(tables, &names).await? {
         let name = table.to_string();
         if let Some(report) = outcome.tables.iter_mut().find(|report| report.name == name) {
             report.stale = stale;
@@ -104,13 +129,13 @@ async fn fitting(tables: &Tables, spec: &StageSpec, models: &[Model], schemas: &
     Ok(())
 }
 
-/// The tables that models read and that no model of this run writes, each with the first model that reads it.
+/// The tables that models read or refer to and that no model of this run writes, each with the first model that does.
 fn read_tables(models: &[Model]) -> BTreeMap<TableRef, TableRef> {
     let mut read = BTreeMap::new();
     for model in models {
-        for table in model.query.tables() {
-            if !models.iter().any(|other| other.table == *table) {
-                read.entry(table.clone()).or_insert_with(|| model.table.clone());
+        for table in model.needs() {
+            if !models.iter().any(|other| other.table == table) {
+                read.entry(table).or_insert_with(|| model.table.clone());
             }
         }
     }
@@ -145,9 +170,11 @@ fn enter(report: &mut TableReport, committed: &Committed, refreshed: Option<Date
 struct ModelRun<'a> {
     spec: &'a StageSpec,
     engine: &'a Engine,
-    table: &'a dyn Table,
+    tables: &'a Tables,
+    table: &'a Arc<dyn Table>,
     progress: &'a dyn Progress,
     model: &'a Model,
+    rules: Rules,
 }
 
 impl ModelRun<'_> {
@@ -156,14 +183,17 @@ impl ModelRun<'_> {
         &self,
         intervals: &[Interval],
         inputs: &mut Inputs,
+        recorder: &mut Recorder<'_>,
         report: &mut TableReport,
     ) -> Result<Option<Committed>, StageFailure> {
         let mut last = None;
         if matches!(&self.spec.work, Work::Gold { refresh: Some(Refresh::Full), .. }) {
-            self.replace_merged(intervals, inputs).await?;
+            self.replace_merged(intervals, inputs, recorder).await?;
         }
         for interval in intervals {
-            let committed = self.compute(interval, inputs).await?;
+            let mut judge = Judge::new(&self.model.table, &self.rules, *interval, self.tables, recorder).await?;
+            let committed = self.compute(interval, inputs, &mut judge).await?;
+            judge.tell(report);
             enter(report, &committed, (*interval != self.spec.interval).then_some(interval.start));
             last = Some(committed);
         }
@@ -171,12 +201,15 @@ impl ModelRun<'_> {
     }
 
     /// Computes and commits an interval, or finds the commit that is there already.
-    async fn compute(&self, interval: &Interval, inputs: &mut Inputs) -> Result<Committed, StageFailure> {
+    async fn compute(&self, interval: &Interval, inputs: &mut Inputs, judge: &mut Judge<'_, '_>) -> Result<Committed, StageFailure> {
         let failed = |error| table_failure(&error);
         let model = self.model.of_interval(self.spec.grain, interval);
         let (token, origin) = inputs.identity(self.spec, &model, interval);
         let committed = match self.table.find_commit(token.as_str()).await.map_err(failed)? {
-            Some(found) => Committed { already: true, ..found },
+            Some(found) => {
+                judge.found(&found);
+                Committed { already: true, ..found }
+            }
             None => {
                 let name = if *interval == self.spec.interval {
                     model.table.to_string()
@@ -191,10 +224,12 @@ impl ModelRun<'_> {
                     origin: Some(origin.clone()),
                     summary: BTreeMap::new(),
                 };
-                let staged = self.table.stage(self.streams(&model, interval).await?, &commit).await.map_err(failed)?;
+                let (schema, rows) = self.streams(&model, interval).await?;
+                let rows = judge.rows(schema, rows).await?;
+                let staged = self.table.stage(rows, &commit).await.map_err(failed)?;
                 self.progress.advance(staged.rows(), staged.bytes());
                 self.progress.step(&format!("commit {name}"), Some(staged.rows()));
-                self.table.commit(staged, &commit).await.map_err(failed)?
+                judge.publish(StagedTable { table: self.table.clone(), staged, commit }).await?
             }
         };
         inputs.enter(&model, interval, token, origin);
@@ -204,7 +239,7 @@ impl ModelRun<'_> {
     /// Puts what a merge of all `intervals` into an empty table would give in the place of a merge table's rows, in one commit; readers see
     /// the rows before or those after. Merged into the old rows, those whose key no interval gives any more would stay, and rows that another
     /// definition computed would be ties. Nothing happens when the table has the commits of all intervals already.
-    async fn replace_merged(&self, intervals: &[Interval], inputs: &Inputs) -> Result<(), StageFailure> {
+    async fn replace_merged(&self, intervals: &[Interval], inputs: &Inputs, recorder: &mut Recorder<'_>) -> Result<(), StageFailure> {
         let failed = |error| table_failure(&error);
         let mode = write_mode(&self.model.table, &self.model.definition.model.write)?;
         let Some(newest) = intervals.last().filter(|_| matches!(mode, WriteMode::Merge { .. })) else { return Ok(()) };
@@ -214,27 +249,36 @@ impl ModelRun<'_> {
             let (token, _) = inputs.identity(self.spec, &model, interval);
             found = found && self.table.find_commit(token.as_str()).await.map_err(failed)?.is_some();
             tokens.push(token);
-            streams.extend(self.streams(&model, interval).await?);
+            streams.push((model, interval));
         }
         if found {
             return Ok(());
         }
+        let mut rows = Vec::new();
+        for (model, interval) in streams {
+            let (schema, of_interval) = self.streams(&model, interval).await?;
+            let mut judge = Judge::new(&self.model.table, &self.rules, *interval, self.tables, recorder).await?;
+            rows.extend(judge.rows(schema, of_interval).await?);
+        }
         self.progress.step(&format!("compute {} of all intervals", self.model.table), None);
         let commit = Commit { token: digest_json(&tokens), interval: *newest, mode, origin: None, summary: BTreeMap::new() };
-        let merged = self.table.stage(streams, &commit).await.map_err(failed)?;
+        let merged = self.table.stage(rows, &commit).await.map_err(failed)?;
         let commit = Commit { mode: WriteMode::Overwrite, ..commit };
         let staged = self.table.stage(vec![merged.into_winners()], &commit).await.map_err(failed)?;
         self.progress.step(&format!("commit {} of all intervals", self.model.table), Some(staged.rows()));
-        self.table.commit(staged, &commit).await.map_err(failed)?;
-        Ok(())
+        let mut judge = Judge::new(&self.model.table, &self.rules, *newest, self.tables, recorder).await?;
+        judge.publish(StagedTable { table: self.table.clone(), staged, commit }).await.map(drop)
     }
 
-    /// The rows, one stream per partition of the plan. Planned anew: the models it reads have their rows now.
-    async fn streams(&self, model: &Model, interval: &Interval) -> Result<Vec<BatchStream>, StageFailure> {
+    /// The rows with their columns, one stream per partition of the plan. Planned anew: the models it reads have their rows now.
+    async fn streams(&self, model: &Model, interval: &Interval) -> Result<(SchemaRef, Vec<BatchStream>), StageFailure> {
         let failed = |error: SqlError| sql_failure(&model.table, &error);
         let plan = plan(self.engine, model, interval).await.map_err(failed)?;
+        let planned = plan.schema().inner().clone();
         let streams = self.engine.data_frame(plan).execute_stream_partitioned().await.map_err(|error| failed(SqlError::of(error)))?;
-        Ok(streams.into_iter().map(|stream| stream.map(|batch| batch.map_err(|error| Box::new(error) as BoxError)).boxed()).collect())
+        let schema = streams.first().map_or(planned, |stream| stream.schema());
+        let boxed = |stream: SendableRecordBatchStream| stream.map(|batch| batch.map_err(|error| Box::new(error) as BoxError)).boxed();
+        Ok((schema, streams.into_iter().map(boxed).collect()))
     }
 }
 

@@ -8,6 +8,7 @@
 //! a [`TooMuch`], not a slow or dead process.
 
 pub mod charset;
+mod cut;
 pub mod limits;
 mod page;
 mod rules;

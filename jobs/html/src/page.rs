@@ -17,11 +17,11 @@ use crate::{
 /// A parsed page.
 #[derive(Debug)]
 pub struct Page {
-    html: Html,
+    pub(crate) html: Html,
     url: Option<Url>,
     /// What relative URLs are relative to.
     base: Option<Url>,
-    charset: &'static str,
+    pub(crate) charset: &'static str,
 }
 
 impl Page {

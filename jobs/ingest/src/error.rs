@@ -42,6 +42,11 @@ impl IngestError {
         Self::Source { reason, source_name: source_name.to_owned(), message: message.into() }
     }
 
+    /// Whether it is no fault: the process was told to stop, and what was read is kept.
+    pub fn is_stop(&self) -> bool {
+        matches!(self, Self::Source { reason: Reason::Interrupted, .. })
+    }
+
     /// The stage's failure.
     pub fn failure(&self) -> StageFailure {
         let reason = match self {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use lakehouse_contract::{
-    BronzeManifest, CONTRACT_VERSION, Lineage, Progress, ResolvedSource, SourceManifest, StageFuture, StageOutcome, StageSpec, TableReport,
-    Work, keys,
+    BronzeManifest, CONTRACT_VERSION, IngestSource, Lineage, Progress, ResolvedSource, SourceManifest, StageFuture, StageOutcome,
+    StageSpec, TableReport, Work, keys,
 };
 use lakehouse_storage::{Layer, LayerStore, PutOutcome, Storage};
 
@@ -88,9 +88,22 @@ async fn fetch_all(
             Ok::<_, IngestError>((index, sink.into_manifest(&resolved.name)))
         }
     });
-    let fetched: BTreeMap<usize, SourceManifest> =
-        stream::iter(fetches.collect::<Vec<_>>()).buffer_unordered(CONCURRENT_SOURCES).try_collect().await?;
-    Ok(fetched.into_values().collect())
+    // A source in real time waits for no other.
+    let live = sources.iter().filter(|source| matches!(&source.source, IngestSource::Sensors(sensors) if sensors.continuous.is_some()));
+    let mut fetching = stream::iter(fetches.collect::<Vec<_>>()).buffer_unordered(CONCURRENT_SOURCES + live.count());
+    let mut fetched = BTreeMap::new();
+    let mut stopped = None;
+    while let Some(next) = fetching.next().await {
+        match next {
+            Ok((index, manifest)) => {
+                fetched.insert(index, manifest);
+            }
+            // The others that were told to stop keep what they have, too.
+            Err(error) if error.is_stop() => stopped = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    stopped.map_or_else(|| Ok(fetched.into_values().collect()), Err)
 }
 
 /// Claims the folders of this attempt. Whoever comes second (a pod that replaced one which still runs, a laptop run after a crash) gets

@@ -135,6 +135,17 @@ impl<'a> Sink<'a> {
         }
     }
 
+    /// The objects so far.
+    pub fn objects(&self) -> &[BronzeObject] {
+        &self.objects
+    }
+
+    /// Takes an object that an earlier attempt of the run put, as the next one.
+    pub fn adopt(&mut self, object: BronzeObject) {
+        self.progress.advance(object.records.unwrap_or_default(), object.bytes);
+        self.objects.push(object);
+    }
+
     /// Keeps a body that is not what the definition says, outside the manifest, so that a person can look at it; returns its URI.
     ///
     /// # Errors

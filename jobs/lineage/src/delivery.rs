@@ -134,7 +134,7 @@ mod tests {
 
     fn delivery(url: url::Url) -> Delivery {
         let http = LineageEndpoint { url, token_env: Some("TOKEN".into()), timeout_seconds: 2 };
-        let to = LineageSpec { namespace: "test".into(), http: Some(http), file: None };
+        let to = LineageSpec { namespace: "test".into(), http: Some(http), file: None, running_seconds: 30 };
         Delivery::new(&to, |name| (name == "TOKEN").then(|| "sesame".to_owned()))
     }
 

@@ -7,17 +7,36 @@ use lakehouse_api::pipeline::{Expectation, Otherwise};
 use lakehouse_contract::{
     Lineage, LineageSpec, Reason, StageReport, StageSpec, TableReport, Work,
     lineage::{Input, Output},
+    progress::Position,
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
-    facets::{EVENT_SCHEMA, PRODUCER, column_lineage, facet, of_dataset, output_statistics},
+    facets::{EVENT_SCHEMA, PRODUCER, PROGRESS_SCHEMA, column_lineage, facet, of_dataset, output_statistics},
     names::{dataset_name, parent_id, run_id},
 };
 
 /// The event of an attempt that begins.
 pub fn started(spec: &StageSpec, to: &LineageSpec, at: DateTime<Utc>) -> Value {
     event(spec, to, "START", at, run_facets(spec, to), Vec::new(), Vec::new())
+}
+
+/// The event of an attempt that is at work, and how far it is. The published schema has no facet for that: this one is ours, as its rules for
+/// further facets say.
+pub fn running(spec: &StageSpec, to: &LineageSpec, at: DateTime<Utc>, position: &Position) -> Value {
+    let mut facets = run_facets(spec, to);
+    let mut progress = json!({
+        "_producer": PRODUCER,
+        "_schemaURL": PROGRESS_SCHEMA,
+        "step": position.step,
+        "rows": position.rows,
+        "bytes": position.bytes,
+    });
+    if let Some(total) = position.total {
+        progress["total"] = total.into();
+    }
+    facets.insert("lakehouse_progress".to_owned(), progress);
+    event(spec, to, "RUNNING", at, facets, Vec::new(), Vec::new())
 }
 
 /// The event of an attempt that ended: `COMPLETE`, `FAIL`, or `ABORT` when it was told to stop. Its outputs are what is committed.
@@ -102,14 +121,20 @@ fn job_facets(spec: &StageSpec) -> Map<String, Value> {
     facets
 }
 
-/// The expectations of a silver stage by table and name.
+/// The expectations of a silver or gold stage by table and name.
 fn rules(spec: &StageSpec) -> BTreeMap<(String, String), Expectation> {
-    let Work::Silver { tables, .. } = &spec.work else { return BTreeMap::new() };
-    let of = |table: &lakehouse_contract::ResolvedSilver| {
-        let name = format!("silver.{}", table.table.name);
-        table.table.expectations.clone().into_iter().map(move |rule| ((name.clone(), rule.name.clone()), rule))
+    let of = |table: String, rules: &[Expectation]| {
+        rules.iter().cloned().map(move |rule| ((table.clone(), rule.name.clone()), rule)).collect::<Vec<_>>()
     };
-    tables.iter().flat_map(of).collect()
+    match &spec.work {
+        Work::Silver { tables, .. } => {
+            tables.iter().flat_map(|table| of(format!("silver.{}", table.table.name), &table.table.expectations)).collect()
+        }
+        Work::Gold { models, .. } => {
+            models.iter().flat_map(|model| of(format!("gold.{}", model.model.name), &model.model.expectations)).collect()
+        }
+        Work::Ingest { .. } | Work::Maintenance { .. } => BTreeMap::new(),
+    }
 }
 
 /// `error` for a rule that ends the stage, `warn` for one that lets it go on.

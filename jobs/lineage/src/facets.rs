@@ -10,6 +10,8 @@ use crate::names::{DatasetName, dataset_name};
 
 /// Who makes these events.
 pub(crate) const PRODUCER: &str = concat!("urn:lakehouse:jobs:", env!("CARGO_PKG_VERSION"));
+/// Name of the facet of progress, which has no published schema: `step`, and of it `rows`, `bytes` and, where it is known, `total` rows.
+pub(crate) const PROGRESS_SCHEMA: &str = "urn:lakehouse:facets:1-0-0:ProgressRunFacet";
 /// The schema of events.
 pub(crate) const EVENT_SCHEMA: &str = "https://openlineage.io/spec/2-0-2/OpenLineage.json#/$defs/RunEvent";
 

@@ -2,7 +2,7 @@
 //!
 //! An interval goes whole or stays whole. It stays while anything of it is young (a run may have ingested it a minute ago for a table that it is
 //! about to make) or an unfinished run has pinned one of its manifests. What goes first is its manifests: without one an ingest does not exist,
-//! so no reader begins on objects that are about to go. A mark stays behind and says why there is nothing.
+//! so no reader begins on objects that are about to go. A mark stays behind and says why there is nothing, and how far incremental sources had come.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::{StreamExt, stream};
-use lakehouse_contract::{Interval, IntervalGrain, MaintenanceReport, Retired, StageSpec, keys};
+use lakehouse_contract::{BronzeManifest, Interval, IntervalGrain, MaintenanceReport, Retired, StageSpec, keys};
 use lakehouse_storage::{Layer, LayerStore, ObjectEntry, Storage, StorageError};
 use serde::Deserialize;
 
@@ -71,9 +71,10 @@ pub(crate) async fn retire(spec: &StageSpec, storage: &Storage, retention: Reten
             counts.bronze_objects_deleted += (dated.manifests.len() + dated.objects.len()) as u64;
             continue;
         }
-        let manifests = keys::bronze_manifests_labelled(&spec.pipeline, &label);
-        let mark = Retired { at: Utc::now(), run: spec.run.id.clone() };
-        bronze.put(&keys::bronze_retired(&manifests), serde_json::to_vec(&mark).unwrap_or_default()).await?;
+        let key = keys::bronze_retired(&keys::bronze_manifests_labelled(&spec.pipeline, &label));
+        let cursors = cursors(bronze, &key, &dated.manifests).await?;
+        let mark = Retired { at: Utc::now(), run: spec.run.id.clone(), cursors };
+        bronze.put(&key, serde_json::to_vec(&mark).unwrap_or_default()).await?;
         for group in [dated.manifests, dated.objects] {
             let (gone, left) = delete(bronze, group).await;
             counts.bronze_objects_deleted += gone;
@@ -85,6 +86,25 @@ pub(crate) async fn retire(spec: &StageSpec, storage: &Storage, retention: Reten
         }
     }
     Ok(counts)
+}
+
+/// The cursors that the interval leaves to later ones: those of its newest manifest, else those of the mark that a retirement left which did not
+/// come to its end.
+async fn cursors(bronze: &LayerStore, mark: &str, manifests: &[ObjectEntry]) -> Result<BTreeMap<String, String>, StorageError> {
+    let mut newest: Option<BronzeManifest> = None;
+    for entry in manifests {
+        let Some(body) = bronze.get_opt(&entry.key).await? else { continue };
+        // One that nobody can read gave no cursor before either.
+        let Ok(manifest) = serde_json::from_slice::<BronzeManifest>(&body) else { continue };
+        if newest.as_ref().is_none_or(|known| manifest.rank() > known.rank()) {
+            newest = Some(manifest);
+        }
+    }
+    if let Some(manifest) = newest {
+        return Ok(manifest.cursors());
+    }
+    let mark = bronze.get_opt(mark).await?.and_then(|body| serde_json::from_slice::<Retired>(&body).ok());
+    Ok(mark.map(|mark| mark.cursors).unwrap_or_default())
 }
 
 /// All objects of a pipeline by the label of their interval; marks are left out.

@@ -50,6 +50,28 @@ pub fn parse(
     Ok((expr, df_schema))
 }
 
+/// The condition of a rule about one row, and the columns that it is of.
+///
+/// # Errors
+/// `InvalidSql` also for a condition that is neither true nor false, or has an aggregate.
+pub fn of_row(
+    context: &SessionContext,
+    table: &TableRef,
+    name: &str,
+    sql: &str,
+    schema: &SchemaRef,
+) -> Result<(Expr, DFSchema), StageFailure> {
+    let (condition, columns) = parse(context, table, name, sql, schema)?;
+    if !find_aggregate_exprs([&condition]).is_empty() {
+        return Err(invalid(table, name, format!("`{sql}` has an aggregate, which one row does not have: write batch or table")));
+    }
+    let kind = condition.get_type(&columns).map_err(|error| invalid(table, name, error.strip_backtrace()))?;
+    if !matches!(kind, DataType::Boolean | DataType::Null) {
+        return Err(invalid(table, name, format!("`{sql}` is of type {kind}, a condition must be true or false")));
+    }
+    Ok((condition, columns))
+}
+
 /// A condition of aggregates, such as `count(*) >= 10 AND max(price) < 100`.
 #[derive(Clone, Debug)]
 pub(crate) struct Aggregated {

@@ -48,10 +48,16 @@ pub fn suite(table: &TableRef, rules: &[Expectation], schema: &SchemaRef) -> Res
         } else if let Some(columns) = &rule.unique {
             (RuleKind::Unique, Ok(unique(columns)))
         } else if let Some(distribution) = &rule.distribution {
+            let alone = !distribution.looks_back();
             let once = distribution.quantiles.is_empty() || with_quantiles.insert(distribution.column.clone());
             // GX 1.24 takes the values of the one for those of the other.
             let twice = || format!("GX mixes up two expectations of quantiles of one column, and {} has one", distribution.column);
-            (RuleKind::Distribution, if once { Ok(statistics(distribution)) } else { Err(twice()) })
+            let said = match (alone, once) {
+                (false, _) => Err("GX looks at one set of rows, not at earlier intervals".to_owned()),
+                (_, false) => Err(twice()),
+                _ => Ok(statistics(distribution)),
+            };
+            (RuleKind::Distribution, said)
         } else if rule.freshness.is_some() {
             (RuleKind::Freshness, Err("GX has no interval that an age could be counted from".to_owned()))
         } else {
@@ -97,7 +103,11 @@ fn statistics(of: &Distribution) -> Vec<Said> {
     add("expect_column_mean_to_be_between", of.mean);
     add("expect_column_stdev_to_be_between", of.standard_deviation);
     // GX bounds the share of values that are there.
-    let present = of.null_ratio.map(|nulls| Bounds { min: nulls.max.map(|max| 1.0 - max), max: nulls.min.map(|min| 1.0 - min) });
+    let present = of.null_ratio.map(|nulls| Bounds {
+        min: nulls.max.map(|max| 1.0 - max),
+        max: nulls.min.map(|min| 1.0 - min),
+        change_at_most: None,
+    });
     add("expect_column_proportion_of_non_null_values_to_be_between", present);
     add("expect_column_proportion_of_unique_values_to_be_between", of.distinct_ratio);
     if !of.quantiles.is_empty() {

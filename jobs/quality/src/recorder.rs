@@ -9,7 +9,7 @@ use arrow::{
 };
 use chrono::{DateTime, Utc};
 use lakehouse_api::pipeline::Otherwise;
-use lakehouse_contract::{ExpectationResult, SHARED_OWNER, StageSpec, TableRef, digest_json};
+use lakehouse_contract::{ExpectationResult, Interval, SHARED_OWNER, StageFailure, StageSpec, TableRef, digest_json};
 use lakehouse_tables::{Declared, TableDef, TableError, TableFormat, Tables};
 
 use crate::verdict_of;
@@ -20,6 +20,8 @@ pub const RESULTS: (&str, &str) = ("quality", "results");
 /// The results of one table of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
+    /// The interval that the rows are of, where it is not that of the run.
+    pub interval: Option<Interval>,
     /// `silver.NAME`.
     pub table: String,
     /// The snapshot that has the rows; none where nothing was published.
@@ -45,11 +47,40 @@ impl<'a> Recorder<'a> {
         Self { spec, tables: Vec::new() }
     }
 
-    /// Adds the results of a table, in the place of what was added for it before.
+    /// Owner of the run's tables.
+    pub fn owner(&self) -> &'a str {
+        &self.spec.owner
+    }
+
+    /// Adds the results of a table and interval, in the place of what was added for them before.
     pub fn add(&mut self, recorded: Recorded) {
-        match self.tables.iter_mut().find(|known| known.table == recorded.table) {
+        match self.tables.iter_mut().find(|known| known.table == recorded.table && known.interval == recorded.interval) {
             Some(known) => *known = recorded,
             None => self.tables.push(recorded),
+        }
+    }
+
+    /// Writes the results of a stage that ended with `made`, unless it is tried again: then the next attempt has them. Answers how the stage ends;
+    /// results of a failed one that cannot be kept are no further failure.
+    ///
+    /// # Errors
+    /// The failure of the stage, or of writing the results of one that went well.
+    pub async fn conclude(
+        &self,
+        made: Result<(), StageFailure>,
+        tables: &Tables,
+        failure: impl Fn(&TableError) -> StageFailure,
+    ) -> Result<(), StageFailure> {
+        if made.as_ref().is_err_and(|failure| failure.reason.retryable()) {
+            return made;
+        }
+        match (made, self.write(tables, Utc::now()).await) {
+            (Ok(()), recorded) => recorded.map_err(|error| failure(&error)),
+            (made, Ok(())) => made,
+            (made, Err(error)) => {
+                tracing::warn!(%error, "the results of the rules could not be kept");
+                made
+            }
         }
     }
 
@@ -72,6 +103,7 @@ impl<'a> Recorder<'a> {
 
 /// One row of the table.
 struct Row<'a> {
+    interval: Option<Interval>,
     table: &'a str,
     snapshot: Option<&'a str>,
     rule: &'a str,
@@ -85,11 +117,12 @@ struct Row<'a> {
 }
 
 fn rows_of(recorded: &Recorded) -> Vec<Row<'_>> {
-    let (table, snapshot) = (recorded.table.as_str(), recorded.snapshot.as_deref());
+    let (interval, table, snapshot) = (recorded.interval, recorded.table.as_str(), recorded.snapshot.as_deref());
     let mut rows: Vec<Row<'_>> = recorded
         .results
         .iter()
         .map(|result| Row {
+            interval,
             table,
             snapshot,
             rule: &result.name,
@@ -105,6 +138,7 @@ fn rows_of(recorded: &Recorded) -> Vec<Row<'_>> {
     // What every table demands of every record without being asked: that it can be read, and that its values fit.
     let known = |reason: &str| recorded.results.iter().any(|result| result.name == reason);
     rows.extend(recorded.quarantine_reasons.iter().filter(|(reason, _)| !known(reason)).map(|(reason, count)| Row {
+        interval,
         table,
         snapshot,
         rule: reason,
@@ -172,9 +206,11 @@ fn batch(spec: &StageSpec, rows: &[Row<'_>], now: DateTime<Utc>) -> Result<Recor
     let same = |value: &str| -> ArrayRef { Arc::new(StringArray::from_iter_values(rows.iter().map(|_| value))) };
     let text = |values: Vec<&str>| -> ArrayRef { Arc::new(StringArray::from(values)) };
     let opt = |values: Vec<Option<&str>>| -> ArrayRef { Arc::new(StringArray::from(values)) };
-    let time = |time: DateTime<Utc>| -> ArrayRef {
-        Arc::new(TimestampMicrosecondArray::from_value(time.timestamp_micros(), rows.len()).with_timezone("UTC"))
+    let times = |times: Vec<DateTime<Utc>>| -> ArrayRef {
+        let micros = times.into_iter().map(|time| time.timestamp_micros());
+        Arc::new(TimestampMicrosecondArray::from_iter_values(micros).with_timezone("UTC"))
     };
+    let intervals = || rows.iter().map(|row| row.interval.unwrap_or(spec.interval));
     let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
     let stage = spec.stage();
     RecordBatch::try_new(
@@ -183,8 +219,8 @@ fn batch(spec: &StageSpec, rows: &[Row<'_>], now: DateTime<Utc>) -> Result<Recor
             same(&spec.owner),
             same(&spec.run.id.0),
             same(stage.as_str()),
-            time(spec.interval.start),
-            time(spec.interval.end),
+            times(intervals().map(|interval| interval.start).collect()),
+            times(intervals().map(|interval| interval.end).collect()),
             text(rows.iter().map(|row| row.table).collect()),
             opt(rows.iter().map(|row| row.snapshot).collect()),
             text(rows.iter().map(|row| row.rule).collect()),
@@ -195,7 +231,7 @@ fn batch(spec: &StageSpec, rows: &[Row<'_>], now: DateTime<Utc>) -> Result<Recor
             Arc::new(Int64Array::from_iter_values(rows.iter().map(|row| number(row.failed)))),
             opt(rows.iter().map(|row| row.observed).collect()),
             text(rows.iter().map(|row| row.bound).collect()),
-            time(now),
+            times(vec![now; rows.len()]),
         ],
     )
 }

@@ -7,10 +7,11 @@ use lakehouse_contract::{
 };
 use lakehouse_storage::Storage;
 
-use crate::{LogProgress, execute, init_json_logs, open_storage, storage_failure};
+use crate::{LogProgress, execute, init_json_logs, open_storage, stop, storage_failure};
 
 /// Runs the stage whose spec is the file named by `LAKEHOUSE_STAGE_SPEC`, writes the termination message and returns the
-/// contract's exit code. SIGTERM ends the work with reason `Interrupted`: nothing half done becomes visible.
+/// contract's exit code. SIGTERM ends the work with reason `Interrupted`: nothing half done becomes visible; work that keeps what it has so
+/// far is waited for ([`stop`]).
 pub async fn image_main<F>(stage: Stage, work: F) -> ProcessExit
 where
     F: AsyncFnOnce(&StageSpec, &Storage, &dyn Progress) -> StageOutcome,
@@ -35,12 +36,13 @@ where
         Ok((spec, storage)) => {
             let progress = LogProgress::default();
             let interruptible = async |spec: &StageSpec, storage: &Storage, progress: &dyn Progress| {
+                let mut working = std::pin::pin!(work(spec, storage, progress));
                 tokio::select! {
-                    outcome = work(spec, storage, progress) => outcome,
-                    () = terminated() => StageOutcome {
+                    outcome = &mut working => outcome,
+                    () = terminated() => stop::ended_early(working).await.unwrap_or_else(|| StageOutcome {
                         failure: Some(StageFailure::new(Reason::Interrupted, "stopped by SIGTERM before the stage was done")),
                         ..StageOutcome::default()
-                    },
+                    }),
                 }
             };
             let (report, termination) = execute(&spec, &storage, &progress, interruptible).await;

@@ -8,6 +8,7 @@ mod journal;
 mod lineage;
 mod log;
 mod open;
+pub mod stop;
 
 use std::time::Instant;
 
@@ -16,7 +17,7 @@ use lakehouse_contract::{CONTRACT_VERSION, Progress, StageOutcome, StageReport, 
 use lakehouse_storage::{Layer, Storage};
 
 use journal::Archive;
-use lineage::Recorder;
+use lineage::{Recorder, Watched};
 
 pub use image::image_main;
 pub use journal::{JournalWriter, conceal};
@@ -65,8 +66,9 @@ where
     let archive = Archive::begin(spec, storage, &trace);
     tracing::info!(pipeline = spec.pipeline, run = %spec.run.id, stage = %spec.stage(), attempt = spec.attempt,
         interval_start = %spec.interval.start, "stage begins");
-    let recorder = spec.lineage.as_ref().map(|to| Recorder::begin(spec, to, storage, started_at, environment));
-    let outcome = work(spec, storage, progress).await;
+    let watched = Watched::new(progress);
+    let recorder = spec.lineage.as_ref().map(|to| Recorder::begin(spec, to, storage, started_at, &watched, environment));
+    let outcome = work(spec, storage, &watched).await;
     let mut report = StageReport {
         contract: CONTRACT_VERSION,
         pipeline: spec.pipeline.clone(),

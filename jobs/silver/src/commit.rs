@@ -5,10 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use datafusion::{catalog::TableProvider, prelude::SessionContext, scalar::ScalarValue};
 use iceberg_commit::CommitError;
 use lakehouse_contract::{CommitToken, Reason, StageFailure, StageSpec, TableReport};
+use lakehouse_quality::publish::{self, Audited};
 use lakehouse_shell::storage_failure;
-use lakehouse_tables::{
-    Audit, BatchStream, Candidate, Commit, Committed, ScratchError, Staged, Table, TableDef, TableError, Tables, WriteMode, delta_reason,
-};
+use lakehouse_tables::{BatchStream, Commit, Committed, ScratchError, Table, TableDef, TableError, Tables, WriteMode, delta_reason};
 
 use crate::{
     held::Rows,
@@ -48,17 +47,10 @@ pub(crate) fn table_failure(error: &TableError) -> StageFailure {
 }
 
 /// A table's rows, staged: no reader sees them yet.
-pub(crate) struct StagedTable {
-    pub(crate) table: Arc<dyn Table>,
-    staged: Staged,
-    commit: Commit,
-}
+pub(crate) struct StagedTable(publish::StagedTable);
 
 /// Staged rows and the table as it will be with them; no reader sees either.
-pub(crate) struct AuditedTable {
-    staged: StagedTable,
-    candidate: Candidate,
-}
+pub(crate) struct AuditedTable(publish::AuditedTable);
 
 /// The report of a commit that an earlier attempt or run made.
 pub(crate) fn report_of(name: &str, committed: &Committed) -> TableReport {
@@ -108,19 +100,19 @@ pub(crate) async fn stage(
 ) -> Result<StagedTable, StageFailure> {
     let commit = Commit { token: token.0, interval: spec.interval, mode, origin: None, summary: BTreeMap::new() };
     let staged = table.stage(rows, &commit).await.map_err(|error| table_failure(&error))?;
-    Ok(StagedTable { table, staged, commit })
+    Ok(StagedTable(publish::StagedTable { table, staged, commit }))
 }
 
 impl StagedTable {
     /// With the report that goes into the commit's summary.
     pub(crate) fn with_report(mut self, report: &TableReport) -> Result<Self, StageFailure> {
-        self.commit.summary = summary(report)?;
+        self.0.commit.summary = summary(report)?;
         Ok(self)
     }
 
     /// Rows in it.
     pub(crate) fn rows(&self) -> u64 {
-        self.staged.rows()
+        self.0.staged.rows()
     }
 }
 
@@ -131,10 +123,10 @@ fn summary(report: &TableReport) -> Result<BTreeMap<String, String>, StageFailur
 
 /// Prepares a commit in full; the report where the table has it already.
 pub(crate) async fn audit(staged: StagedTable) -> Result<Result<AuditedTable, TableReport>, StageFailure> {
-    let audit = staged.table.audit(&staged.staged, &staged.commit).await.map_err(|error| table_failure(&error))?;
-    Ok(match audit {
-        Audit::Candidate(candidate) => Ok(AuditedTable { staged, candidate }),
-        Audit::Already(committed) => Err(report_of(&staged.table.table().to_string(), &committed)),
+    let name = staged.0.table.table().to_string();
+    Ok(match staged.0.audit().await.map_err(|error| table_failure(&error))? {
+        Audited::Candidate(candidate) => Ok(AuditedTable(candidate)),
+        Audited::Already(committed) => Err(report_of(&name, &committed)),
     })
 }
 
@@ -150,25 +142,20 @@ pub(crate) enum Published {
 impl AuditedTable {
     /// The table as it will be.
     pub(crate) fn provider(&self) -> Arc<dyn TableProvider> {
-        self.candidate.provider()
+        self.0.provider()
     }
 
     /// Publishes it with the whole report, unless the table is another by now.
     pub(crate) async fn publish(self, report: &TableReport) -> Result<Published, StageFailure> {
-        let Self { mut staged, candidate } = self;
-        staged.commit.summary = summary(report)?;
-        let published = staged.table.publish(candidate, &staged.commit).await.map_err(|error| table_failure(&error))?;
-        Ok(match published {
-            Some(committed) => Published::Done(completed(report.clone(), &report.name, &committed)),
-            None => Published::Changed(staged),
+        Ok(match self.0.publish(summary(report)?).await.map_err(|error| table_failure(&error))? {
+            publish::Published::Done(committed) => Published::Done(completed(report.clone(), &report.name, &committed)),
+            publish::Published::Changed(staged) => Published::Changed(StagedTable(staged)),
         })
     }
 
     /// Publishes nothing. The branch that it stays on, if its format has branches.
     pub(crate) async fn reject(self) -> Option<String> {
-        let branch = self.candidate.branch().map(str::to_owned);
-        self.staged.table.reject(self.candidate, self.staged.staged).await;
-        branch
+        self.0.reject().await
     }
 }
 
@@ -211,9 +198,8 @@ async fn holds_rows(spec: &StageSpec, tables: &Tables, definition: &TableDef) ->
 
 /// Publishes staged rows and gives the table's report.
 pub(crate) async fn commit(staged: StagedTable) -> Result<TableReport, StageFailure> {
-    let StagedTable { table, staged, commit } = staged;
-    let name = table.table().to_string();
-    let committed = table.commit(staged, &commit).await.map_err(|error| table_failure(&error))?;
-    let report = commit.summary.get(REPORT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    let (name, summary) = (staged.0.table.table().to_string(), staged.0.commit.summary.clone());
+    let committed = staged.0.commit().await.map_err(|error| table_failure(&error))?;
+    let report = summary.get(REPORT).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     Ok(completed(report, &name, &committed))
 }

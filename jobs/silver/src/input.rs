@@ -54,7 +54,7 @@ async fn no_input(spec: &StageSpec, bronze: &LayerStore, found: &str) -> StageFa
     let label = spec.interval.label(spec.grain);
     let folder = keys::bronze_manifests(&spec.pipeline, &spec.interval, spec.grain);
     let mark = bronze.get_opt(&keys::bronze_retired(&folder)).await.ok().flatten();
-    if let Some(Retired { at, run }) = mark.and_then(|body| serde_json::from_slice(&body).ok()) {
+    if let Some(Retired { at, run, .. }) = mark.and_then(|body| serde_json::from_slice(&body).ok()) {
         return StageFailure::new(
             Reason::NoInput,
             format!(

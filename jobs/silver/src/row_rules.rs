@@ -8,10 +8,10 @@ use arrow::{
     compute::prep_null_mask_filter,
     datatypes::{DataType, SchemaRef},
 };
-use datafusion::{logical_expr::ExprSchemable, physical_expr::PhysicalExpr, prelude::SessionContext};
+use datafusion::{physical_expr::PhysicalExpr, prelude::SessionContext};
 use lakehouse_api::pipeline::{Expectation, Otherwise, References};
 use lakehouse_contract::{ExpectationResult, Reason, RuleKind, StageFailure, TableRef};
-use lakehouse_quality::condition::{invalid, parse};
+use lakehouse_quality::condition::{invalid, of_row};
 
 use crate::{partners::Partners, schema::SILVER};
 
@@ -155,14 +155,6 @@ fn row_condition(
     sql: &str,
     schema: &SchemaRef,
 ) -> Result<Arc<dyn PhysicalExpr>, StageFailure> {
-    let (expr, df_schema) = parse(context, table, name, sql, schema)?;
-    let plan = || {
-        let kind = expr.get_type(&df_schema)?;
-        Ok::<_, datafusion::error::DataFusionError>((kind, context.create_physical_expr(expr.clone(), &df_schema)?))
-    };
-    let (kind, condition) = plan().map_err(|error| invalid(table, name, error.strip_backtrace()))?;
-    if !matches!(kind, DataType::Boolean | DataType::Null) {
-        return Err(invalid(table, name, format!("`{sql}` is of type {kind}, a condition must be true or false")));
-    }
-    Ok(condition)
+    let (expr, df_schema) = of_row(context, table, name, sql, schema)?;
+    context.create_physical_expr(expr, &df_schema).map_err(|error| invalid(table, name, error.strip_backtrace()))
 }

@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use chrono::Utc;
 use datafusion::catalog::TableProvider;
 use futures::{StreamExt, stream};
 use lakehouse_api::pipeline::{Otherwise, Outside};
@@ -13,7 +12,7 @@ use lakehouse_contract::{
     CommitToken, ExpectationResult, Progress, Reason, ResolvedSilver, SilverInput, StageFailure, StageOutcome, StageSpec, TableRef,
     TableReport, Work, expectations,
 };
-use lakehouse_quality::{Recorded, Recorder, failure_of};
+use lakehouse_quality::{Recorded, Recorder, failure_of, publish::AUDITS};
 use lakehouse_storage::Storage;
 use lakehouse_tables::{Table, Tables, WriteMode};
 use tokio::{
@@ -34,9 +33,6 @@ use crate::{
     schema::{self, TablePlan},
     unit::RunFacts,
 };
-
-/// How often a table is audited anew because another writer changed it meanwhile.
-const AUDITS: u32 = 20;
 
 /// A table of the stage and how far it is.
 struct Target {
@@ -125,19 +121,7 @@ pub(crate) async fn work(
     let stage = Stage { spec, storage, catalog, input, means, progress };
     let mut recorder = Recorder::new(spec);
     let made = stage.make(tables, replay.as_deref(), &mut recorder, outcome).await;
-    if made.as_ref().is_err_and(|failure| failure.reason.retryable()) {
-        // The next attempt has the results.
-        return made;
-    }
-    let recorded = recorder.write(&stage.catalog, Utc::now()).await;
-    match (made, recorded) {
-        (Ok(()), recorded) => recorded.map_err(|error| table_failure(&error)),
-        (made, Ok(())) => made,
-        (made, Err(error)) => {
-            tracing::warn!(%error, "the results of the rules could not be kept");
-            made
-        }
-    }
+    recorder.conclude(made, &stage.catalog, table_failure).await
 }
 
 async fn find_input(spec: &StageSpec, input: &SilverInput, storage: &Storage, outcome: &mut StageOutcome) -> Result<Input, StageFailure> {
@@ -192,9 +176,12 @@ impl Stage<'_> {
     /// Compiles the definitions, all of them before the first table is touched, and finds what is committed already.
     async fn open(&self, tables: &[ResolvedSilver], replay: Option<&[String]>) -> Result<Vec<Target>, StageFailure> {
         let (spec, catalog) = (self.spec, &self.catalog);
-        let plans: Vec<TablePlan> = tables.iter().map(|table| TablePlan::new(table, &spec.owner)).collect::<Result<_, _>>()?;
+        let mut plans: Vec<TablePlan> = tables.iter().map(|table| TablePlan::new(table, &spec.owner)).collect::<Result<_, _>>()?;
         let definitions: Vec<_> = tables.iter().map(|table| table.table.clone()).collect();
         expectations::check(&definitions).map_err(|fault| StageFailure::new(Reason::InvalidDefinition, fault))?;
+        for plan in &mut plans {
+            plan.quality.look_back(catalog, &spec.owner, spec.interval.start, table_failure).await?;
+        }
         let has_part = |plan: &TablePlan| replay.is_none_or(|names| names.contains(&plan.table.name));
         if plans.len() > 1 {
             // A table that cannot become what its definition says stops the stage before another one is changed.
@@ -518,6 +505,7 @@ fn record_rows(targets: &[Target], level: &BTreeSet<TableRef>, recorder: &mut Re
 
 fn recorded(report: &TableReport) -> Recorded {
     Recorded {
+        interval: None,
         table: report.name.clone(),
         snapshot: report.snapshot.clone(),
         rows_read: report.rows_read,

@@ -9,7 +9,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 use clap::Args;
-use lakehouse_api::{LakehousePipeline, LakehouseSpec};
+use lakehouse_api::{LakehousePipeline, LakehouseSpec, lineage::DEFAULT_RUNNING_INTERVAL};
 use lakehouse_contract::{
     Interval, IntervalGrain, LineageEndpoint, LineageSpec, Refresh, Stage, StoreLocation, TableRef, TableReport, env, resolve::Request,
 };
@@ -188,9 +188,16 @@ impl Place<'_> {
             lineage: self.lineage.as_ref(),
             wait: if self.arguments.wait { LONG_WAIT } else { Duration::ZERO },
         };
+        let mut executing = std::pin::pin!(self.workshop.execute(&order));
         let finished = tokio::select! {
-            finished = self.workshop.execute(&order) => finished?,
-            () = stopped() => return Err(CliError::Interrupted),
+            finished = &mut executing => finished?,
+            () = stopped() => {
+                // What it did until then is kept; how it ended is said by the next command.
+                if let Some(Err(error)) = lakehouse_shell::stop::ended_early(executing).await {
+                    return Err(error);
+                }
+                return Err(CliError::Interrupted);
+            }
         };
         tell(&finished);
         Ok(())
@@ -249,14 +256,14 @@ fn tell_stale(pipeline: &str, stale: &BTreeMap<TableRef, Vec<DateTime<Utc>>>, gr
 
 /// Where `--lineage` sends events.
 fn lineage(text: &str) -> Result<LineageSpec, CliError> {
-    let namespace = NAMESPACE.to_owned();
+    let (namespace, running_seconds) = (NAMESPACE.to_owned(), DEFAULT_RUNNING_INTERVAL.0.as_secs());
     if !text.starts_with("http://") && !text.starts_with("https://") {
         let path = std::path::absolute(text).map_err(|source| CliError::File { path: text.into(), source })?;
-        return Ok(LineageSpec { namespace, http: None, file: Some(path.display().to_string()) });
+        return Ok(LineageSpec { namespace, http: None, file: Some(path.display().to_string()), running_seconds });
     }
     let url = text.parse().map_err(|error| CliError::Invalid(format!("--lineage {text}: {error}")))?;
     let http = LineageEndpoint { url, token_env: Some(env::LINEAGE_TOKEN.to_owned()), timeout_seconds: LINEAGE_SECONDS };
-    Ok(LineageSpec { namespace, http: Some(http), file: None })
+    Ok(LineageSpec { namespace, http: Some(http), file: None, running_seconds })
 }
 
 /// The pipelines of the files, or the one that was asked for.

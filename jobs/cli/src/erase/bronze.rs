@@ -57,16 +57,30 @@ async fn one_manifest(
             report.bronze.searched += 1;
             let stored = bronze.get(&object.key).await?;
             let found = {
-                let (redaction, stored) = (redaction.clone(), stored.clone());
-                tokio::task::spawn_blocking(move || redaction.content(&stored)).await
+                let (redaction, stored, metadata) = (redaction.clone(), stored.clone(), object.metadata.clone());
+                tokio::task::spawn_blocking(move || redaction.content(&stored, &metadata)).await
             };
             let found = found.unwrap_or_else(|error| Err(error.to_string()));
             match found {
-                Ok(Found::Nothing) => objects.push(object),
+                Ok(Found::Nothing) => {
+                    if redaction.is_of_pages() && redaction.mentions(&stored) {
+                        report.mentions.push(bronze.uri(&object.key));
+                    }
+                    objects.push(object);
+                }
                 Ok(Found::All { records }) => replaced.push(erased(&object, None, records)),
+                Ok(Found::Whole { records, others, reason }) => {
+                    let uri = bronze.uri(&object.key);
+                    let what = format!("{records} records could not be cut out, {others} others go with them");
+                    report.bronze.whole.push(format!("{uri}: {what}: {reason}"));
+                    replaced.push(erased(&object, None, records));
+                }
                 Ok(Found::Some { content, records }) => {
                     let new = successor(&object, &content, records);
                     replaced.push(erased(&object, Some(&new), records));
+                    if redaction.is_of_pages() && redaction.mentions(&content) {
+                        report.mentions.push(bronze.uri(if order.dry_run { &object.key } else { &new.key }));
+                    }
                     if order.dry_run {
                         objects.push(object);
                     } else {
@@ -139,9 +153,9 @@ async fn forsaken(
             }
             let Some(stored) = bronze.get_opt(&entry.key).await? else { continue };
             report.bronze.searched += 1;
-            let records = match redaction.content(&stored) {
+            let records = match redaction.content(&stored, &BTreeMap::new()) {
                 Ok(Found::Nothing) => continue,
-                Ok(Found::Some { records, .. } | Found::All { records }) => records,
+                Ok(Found::Some { records, .. } | Found::All { records } | Found::Whole { records, .. }) => records,
                 // What cannot be read may be anything: it goes when the value stands in it.
                 Err(_) if redaction.mentions(&stored) => 1,
                 Err(_) => continue,

@@ -29,7 +29,7 @@ pub struct Report {
     pub tables: Vec<TableErased>,
     /// Places that still hold the key, and what to do.
     pub left: Vec<String>,
-    /// Reports and manifests in which the value stands as a word, which may be by chance.
+    /// Reports, manifests and pages with records of others in which the value stands as a word, which may be by chance.
     pub mentions: Vec<String>,
 }
 
@@ -55,6 +55,9 @@ pub struct BronzeErased {
     pub objects: Vec<ErasedObject>,
     /// Manifests that name other objects now.
     pub manifests: Vec<String>,
+    /// Pages that went as a whole, each with what went with it and why. Their other records stay in the tables until the interval is run again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub whole: Vec<String>,
 }
 
 /// An object that held the key.
@@ -178,7 +181,7 @@ impl Report {
             };
             text.push_str(&format!("  {}: {done}\n", table.name));
         }
-        for (word, places) in [("left", &self.left), ("mentioned in", &self.mentions)] {
+        for (word, places) in [("gone as a whole", &bronze.whole), ("left", &self.left), ("mentioned in", &self.mentions)] {
             for place in places {
                 text.push_str(&format!("  {word}: {place}\n"));
             }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod refresh;
+mod rules;
 mod session;
 mod stage;
 mod support;

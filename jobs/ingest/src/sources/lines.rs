@@ -5,38 +5,53 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
+
 use crate::{Chunk, IngestError, Sink};
 
 /// Bytes of a chunk, about.
-const CHUNK_BYTES: usize = 1024 * 1024;
+pub const CHUNK_BYTES: usize = 1024 * 1024;
 /// How long paced lines are gathered before they go on.
-const PACED_CHUNK: Duration = Duration::from_millis(200);
+pub const PACED_CHUNK: Duration = Duration::from_millis(200);
+/// Sleeps are coarse: many lines of a high rate share one.
+pub const SHORTEST_SLEEP: Duration = Duration::from_millis(5);
 /// Longest delay that is made up for by lines that follow faster.
-const LATEST: Duration = Duration::from_secs(1);
+pub const LATEST: Duration = Duration::from_secs(1);
 
 /// A generator of NDJSON.
 pub trait Lines: Send {
     /// Appends the next line to `out`, with its line break; false: there is none.
     fn write_line(&mut self, out: &mut Vec<u8>) -> bool;
+
+    /// When what the last line tells of happened, where a line is about one moment.
+    fn at(&self) -> Option<DateTime<Utc>> {
+        None
+    }
 }
 
 /// How many lines come in a second.
-struct Rate {
+pub struct Rate {
     lines_per_second: u64,
     /// Moment and number of the line that the times of later ones are counted from.
     from: (Duration, u64),
 }
 
 impl Rate {
-    fn new(lines_per_second: i64) -> Self {
+    /// A rate, counted from now.
+    pub fn new(lines_per_second: i64) -> Self {
         Self { lines_per_second: lines_per_second.unsigned_abs().max(1), from: (Duration::ZERO, 0) }
+    }
+
+    /// When line `number` is due, counted from the first.
+    pub fn due(&self, number: u64) -> Duration {
+        let nanos = u128::from(number - self.from.1) * 1_000_000_000 / u128::from(self.lines_per_second);
+        self.from.0 + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// How long to wait before line `number` (from 0) at the moment `now`, both counted from the first. A delay of up to [`LATEST`] is made
     /// up for; a longer one, as of a slow store, is not.
-    fn wait(&mut self, number: u64, now: Duration) -> Duration {
-        let nanos = u128::from(number - self.from.1) * 1_000_000_000 / u128::from(self.lines_per_second);
-        let due = self.from.0 + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
+    pub fn wait(&mut self, number: u64, now: Duration) -> Duration {
+        let due = self.due(number);
         if now > due + LATEST {
             self.from = (now, number);
         }
@@ -67,8 +82,7 @@ pub async fn put(
                 let now = start.elapsed();
                 let wait = rate.wait(written, now);
                 written += 1;
-                // Sleeps are coarse: many lines of a high rate share one.
-                if wait > Duration::from_millis(5) {
+                if wait > SHORTEST_SLEEP {
                     std::thread::sleep(wait);
                 }
                 due = now - gathered >= PACED_CHUNK;

@@ -4,6 +4,7 @@ pub mod clickstream;
 pub mod files;
 pub mod http;
 mod lines;
+mod live;
 pub mod pulse;
 mod random;
 pub mod scrape;

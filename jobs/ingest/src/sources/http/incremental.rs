@@ -1,7 +1,7 @@
 //! Loading only what is new: where the last interval ended, and where this one does.
 
 use lakehouse_api::pipeline::{CursorValue, Incremental};
-use lakehouse_contract::{BronzeManifest, keys, template::url_encode};
+use lakehouse_contract::{BronzeManifest, Retired, keys, template::url_encode};
 use lakehouse_storage::Layer;
 use url::Url;
 
@@ -78,7 +78,8 @@ impl<'a> Position<'a> {
     }
 }
 
-/// The cursor in the newest manifest of the newest earlier interval that has one for the source, and the URI of that manifest.
+/// The cursor of the newest earlier interval that has one for the source, and the URI of what has it: of the interval's newest manifest or, once its
+/// bronze was retired, of the mark that is left.
 async fn last_cursor(context: &Context<'_>) -> Result<Option<(String, String)>, IngestError> {
     let bronze = context.storage.layer(Layer::Bronze)?;
     let folder = keys::all_bronze_manifests(&context.spec.pipeline);
@@ -86,27 +87,42 @@ async fn last_cursor(context: &Context<'_>) -> Result<Option<(String, String)>, 
     // Labels of one grain are in the order of time.
     let interval = |key: &str| key.rsplit_once('/').map(|(folder, _)| folder.to_owned()).filter(|folder| **folder < *own);
     let listed = bronze.list(&folder).await?;
-    let mut earlier: Vec<(String, String)> =
-        listed.into_iter().filter_map(|entry| Some((interval(&entry.key).filter(|_| entry.key.ends_with(".json"))?, entry.key))).collect();
+    let mut earlier: Vec<(String, String)> = listed
+        .into_iter()
+        .filter_map(|entry| Some((interval(&entry.key)?, entry.key)))
+        .filter(|(_, key)| is_manifest(key) || is_mark(key))
+        .collect();
     earlier.sort_unstable();
     while let Some((newest, _)) = earlier.last().cloned() {
         let same = earlier.partition_point(|(interval, _)| *interval < newest);
         let mut found: Option<(BronzeManifest, String)> = None;
+        let mut mark: Option<(Retired, String)> = None;
         for (_, key) in earlier.drain(same..) {
             let Some(body) = bronze.get_opt(&key).await? else { continue };
             let unusable = |error: serde_json::Error| IngestError::Manifest { uri: bronze.uri(&key), message: error.to_string() };
+            if is_mark(&key) {
+                mark = Some((serde_json::from_slice(&body).map_err(unusable)?, key));
+                continue;
+            }
             let manifest: BronzeManifest = serde_json::from_slice(&body).map_err(unusable)?;
             if found.as_ref().is_none_or(|(known, _)| manifest.rank() > known.rank()) {
                 found = Some((manifest, key));
             }
         }
-        let cursor = found.and_then(|(manifest, key)| {
-            let source = manifest.sources.into_iter().find(|source| source.name == context.name)?;
-            Some((source.cursor?, bronze.uri(&key)))
-        });
+        // An interval that was ingested again after its retirement has a manifest and the mark: the manifest counts.
+        let cursors = found.map(|(manifest, key)| (manifest.cursors(), key)).or_else(|| mark.map(|(mark, key)| (mark.cursors, key)));
+        let cursor = cursors.and_then(|(mut cursors, key)| Some((cursors.remove(context.name)?, bronze.uri(&key))));
         if cursor.is_some() {
             return Ok(cursor);
         }
     }
     Ok(None)
+}
+
+fn is_manifest(key: &str) -> bool {
+    key.ends_with(".json")
+}
+
+fn is_mark(key: &str) -> bool {
+    key.rsplit_once('/').is_some_and(|(folder, _)| keys::bronze_retired(folder) == key)
 }

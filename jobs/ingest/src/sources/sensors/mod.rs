@@ -8,6 +8,8 @@
 //! lost in bursts. Anomalies are injected and carry their label: `spike` (one reading far off), `stuck` (the same values again and again),
 //! `offset` (a shift for some readings); `null` elsewhere. A burst or an anomaly ends with its interval at the latest.
 //!
+//! `continuous` readings come one after the other, at their own times or at a rate ([`super::live`]): the same readings, in objects that the clock cuts.
+//!
 //! The same seed, source name and interval give the same bytes, on every platform: whole numbers only, one ChaCha stream. What a device is
 //! depends on seed and number alone, so that two sources, one of each stream, tell of the same devices.
 
@@ -18,7 +20,7 @@ use async_trait::async_trait;
 use lakehouse_api::pipeline::{SensorStream, SensorsSource};
 use lakehouse_contract::Reason;
 
-use super::{Context, Source, lines, ticks::Ticks};
+use super::{Context, Source, lines, live, ticks::Ticks};
 use crate::{IngestError, Sink};
 use device::{Device, Register};
 use readings::Generator;
@@ -43,7 +45,10 @@ impl Source for Sensors<'_> {
                     return Err(IngestError::source(Reason::InvalidDefinition, self.context.name, message));
                 };
                 let generator = Generator::new(self.context.name, &interval, ticks, self.definition);
-                lines::put(sink, self.definition.seed, None, generator).await
+                match &self.definition.continuous {
+                    None => lines::put(sink, self.definition.seed, None, generator).await,
+                    Some(continuous) => live::put(&self.context, sink, self.definition.seed, continuous, generator).await,
+                }
             }
         }
     }

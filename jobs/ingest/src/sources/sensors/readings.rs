@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use chrono::{DateTime, SecondsFormat};
+use chrono::{DateTime, SecondsFormat, Utc};
 use lakehouse_api::pipeline::SensorsSource;
 use lakehouse_contract::Interval;
 use rand_chacha::{ChaCha8Rng, rand_core::SeedableRng};
@@ -69,6 +69,8 @@ pub struct Generator {
     next: (i64, usize),
     /// Text of the tick.
     ts: String,
+    /// Seconds since 1970 of the last reading that was written.
+    written: Option<i64>,
 }
 
 impl Generator {
@@ -85,6 +87,7 @@ impl Generator {
             states,
             next: (ticks.first, 0),
             ts: text(ticks.first * ticks.seconds),
+            written: None,
             ticks,
         }
     }
@@ -172,9 +175,14 @@ impl Lines for Generator {
             }
             self.next = if place + 1 < self.states.len() { (tick, place + 1) } else { (tick + 1, 0) };
             if self.write(place, tick * self.ticks.seconds, out) {
+                self.written = Some(tick * self.ticks.seconds);
                 return true;
             }
         }
+    }
+
+    fn at(&self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp(self.written?, 0)
     }
 }
 
@@ -199,6 +207,7 @@ mod tests {
             seed: 7,
             dropouts_per_ten_thousand: dropouts,
             anomalies_per_ten_thousand: anomalies,
+            continuous: None,
         }
     }
 
