@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from api import collection
 from control_plane import ADMIN_TOKEN, OPERATOR_TOKEN, RELEASE, RELEASE_NAMESPACE, ControlPlane, program
-from kubelet import Attempt, End, Kubelet, Node, succeeded
+from kubelet import Kubelet, Node, succeeded
 from prometheus import CHART
 from stand import succeeded_condition
 from support import processes
@@ -155,8 +155,7 @@ def test_an_upgrade_loses_no_run(cluster: Cluster) -> None:
         wait_until("it to lead", lambda: '"leads"' in cluster.log(), 60, state=cluster.log)
         # The Job that the old operator made goes on, and ends under the new one.
         assert cluster.get("jobs", silver["job"])["metadata"]["uid"] == at_work["metadata"]["uid"]
-        everything: Callable[[Attempt], End | None] = lambda attempt: succeeded(attempt.stage)
-        node.end = everything
+        node.end = lambda attempt: succeeded(attempt.stage)
         wait_until("the run's end", lambda: outcome(AT_WORK) != "Unknown", 60, state=cluster.log)
         assert outcome(AT_WORK) == "True"
         ran = {(attempt.stage, attempt.number): len(jobs) for attempt, jobs in node.ran.items()}
@@ -170,7 +169,9 @@ def test_an_upgrade_loses_no_run(cluster: Cluster) -> None:
             assert (run["metadata"]["uid"], run["spec"], run["status"]) == before
         for pipeline in api.items(collection(TEAM, "lakehousepipelines")):
             (ready,) = [c for c in pipeline["status"]["conditions"] if c["type"] == "Ready"]
-            assert (ready["status"], ready["reason"]) == ("True", "Valid"), f"{pipeline['metadata']['name']}: {ready['message']}"
+            assert (ready["status"], ready["reason"]) == ("True", "Valid"), (
+                f"{pipeline['metadata']['name']}: {ready['message']}"
+            )
     finally:
         processes.stop(operator)
     loud = [line for line in cluster.log().splitlines() if '"level":"ERROR"' in line or "panicked" in line]
