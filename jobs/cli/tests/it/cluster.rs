@@ -83,7 +83,7 @@ fn what_a_cluster_has_is_shown_and_handed_on() {
     assert_eq!(json["metadata"].get("managedFields"), None);
     let yaml = place.run(&["get", "pipeline/pulse", "-o", "yaml"]).done();
     assert!(yaml.contains("kind: List") && yaml.contains(RUN), "{yaml}");
-    place.run(&["get", "nothing"]).refused(2, "no run and no pipeline");
+    place.run(&["get", "nothing"]).refused(2, "no run, no pipeline and no backfill");
     place.run(&["get", "pod/x"]).refused(2, "expected run/NAME");
     place.server.world().away = true;
     assert_eq!(place.run(&["get"]).code, 3);
