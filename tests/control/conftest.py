@@ -11,7 +11,7 @@ from idle import Idle
 from kubelet import Kubelet
 from scenarios import EXTERNAL, LAKEHOUSE, pipeline, run
 from stand import Stand
-from support.operator_logs import API_FAULTS
+from support.operator_logs import API_BEGINS
 
 
 @pytest.fixture(scope="session")
@@ -79,4 +79,4 @@ def idle(stand: Callable[[str], Stand]) -> Iterator[Idle]:
         it.wait("silence", it.settled, 120)
         yield Idle(it, time.monotonic(), len(it.traffic.calls), len(it.traffic.writes()))
         # test_restarts takes the API server away from it, too.
-        assert not it.loud(API_FAULTS), it.loud(API_FAULTS)
+        assert not it.loud(API_BEGINS), it.loud(API_BEGINS)
