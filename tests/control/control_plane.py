@@ -57,7 +57,9 @@ def _rights() -> str:
 class ControlPlane:
     """The running control plane."""
 
-    def __init__(self) -> None:
+    def __init__(self, definitions: Path | None = ROOT / "crds" / "generated") -> None:
+        """`definitions`: the folder of the CRDs that are there from the beginning; None: none are."""
+        self._definitions = definitions
         self._folder = Path(tempfile.mkdtemp(prefix="lakehouse-control-"))
         self._processes: list[subprocess.Popen[bytes]] = []
         self.etcd_port, self.port = free_port(), free_port()
@@ -152,7 +154,7 @@ class ControlPlane:
             "--kube-api-qps=200",
             "--kube-api-burst=400",
         )
-        for document in sorted((ROOT / "crds" / "generated").glob("*.yaml")):
+        for document in sorted(self._definitions.glob("*.yaml")) if self._definitions else []:
             definition = yaml.safe_load(document.read_text())
             self.api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
             path = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{definition['metadata']['name']}"

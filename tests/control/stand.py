@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from typing import Any, Self
 from api import ApiError, collection
 from control_plane import OPERATOR_TOKEN, ControlPlane
 from kubelet import Attempt, End, Kubelet, Node, succeeded
-from support import http_proxy, processes
+from support import http_proxy, operator_logs, processes
 from support.binaries import binary
 from support.http_proxy import HttpRequest
 from support.ports import free_port
@@ -191,6 +191,10 @@ class Stand:
         """Lines of the operators' logs that no operator should write, whatever happens around it."""
         lines = (line for log in self._logs for line in log.read_text(errors="replace").splitlines())
         return [line for line in lines if '"level":"ERROR"' in line or "panicked" in line]
+
+    def loud(self, allowed: Iterable[str] = ()) -> list[str]:
+        """Panics, errors and warnings in the operators' logs, but for messages that fit one of the patterns."""
+        return [f"{self.name}: {line}" for line in operator_logs.loud(self.log(), allowed)]
 
     def log(self) -> str:
         """All that the operators wrote."""

@@ -72,6 +72,12 @@ def test_a_range_is_shown_made_paused_and_waited_for(
         assert command.backfill("-o", "text")[0] == f"lakehousebackfill.lakehouse.rs/{name} found\n"
         _, refused = command.backfill("--rerun", "all", status=2)
         assert "asked for otherwise" in refused
+        overview, _ = command.run("get")
+        assert "| it " in overview and f"| {name} " in overview, overview
+        assert [it["kind"] for it in json.loads(command.run("get", "-o", "json")[0])["items"]] == [
+            "LakehousePipeline",
+            "LakehouseBackfill",
+        ]
         assert command.run("suspend", f"backfill/{name}")[0].endswith("suspended\n")
         _, unfinished = command.backfill("--wait", "--timeout", "1s", status=4)
         assert "not finished within 1s" in unfinished
@@ -81,6 +87,20 @@ def test_a_range_is_shown_made_paused_and_waited_for(
         outcome = json.loads(outcome)
         assert (outcome["outcome"], outcome["succeeded"]) == ("Succeeded", 4)
         assert any(json.loads(line)["event"] == "status" for line in told.splitlines())
+        # Its runs stand below it, by their intervals.
+        tree, _ = command.run("get", name)
+        head, counts, *branches = tree.splitlines()
+        assert head.startswith(f"backfill {name}  Completed  2024-01-01T00:00:00Z to 2024-01-05T00:00:00Z")
+        assert counts.startswith("pipeline it: 4 of 4 intervals succeeded, 0 active, 0 failed")
+        assert [line.split()[2] for line in branches] == [f"{day}T00:00:00Z" for day in DAYS]
+        assert all("Completed" in line and "20 read, 19 written" in line for line in branches), tree
+        objects = json.loads(command.run("get", f"backfill/{name}", "-o", "json")[0])["items"]
+        assert [it["kind"] for it in objects] == ["LakehouseBackfill", *["LakehouseRun"] * 4]
+        listed = yaml.safe_load(command.run("get", "backfills", "-o", "yaml")[0])["items"]
+        assert [it["metadata"]["name"] for it in listed] == [name]
+        assert f"| {name} " in command.run("get", "lhb")[0]
+        # It is none of those at work any more.
+        assert f"| {name} " not in command.run("get")[0]
         # What has run is left alone.
         shown, _ = command.backfill("--dry-run", "-o", "text")
         assert shown == "0 of 4 intervals would be run, 4 are left alone\n"
@@ -98,6 +118,32 @@ def test_a_range_is_shown_made_paused_and_waited_for(
         file.write_text(yaml.safe_dump(document))
         _, failure = command.run("backfill", "-f", str(file), "--wait", status=1)
         assert "backfill february failed: IntervalsFailed: done, but not all of it: 0 of 2" in failure
+        tree, failure = command.run("get", "backfill/february", "--watch", status=1)
+        assert tree.count("└─ ingest: made up by the test") == 2, tree
+        assert "backfill february failed: IntervalsFailed" in failure
+        _, refused = command.run("get", "backfill/march", status=2)
+        assert "LakehouseBackfill march: there is none of this name" in refused
+
+
+def test_a_watched_backfill_gives_its_exit_code(stand: Callable[[str], Stand], client: Callable[[str], Client]) -> None:
+    with stand("watched") as it:
+        command = client("watched")
+        it.start()
+        it.apply(LAKEHOUSE, pipeline(EXTERNAL, gold=[]))
+        opened = {"it": False}
+        it.end = lambda attempt: succeeded(attempt.stage) if opened["it"] else None
+        command.backfill("-o", "text", "--max-parallel", "4")
+        watching = command.start("get", "backfill/it-2024-01-01-2024-01-04", "--watch")
+        try:
+            it.wait("runs at work", lambda: len(it.node.ran) == 4)
+            opened["it"] = True
+            shown, said = watching.communicate(timeout=60)
+        finally:
+            watching.kill()
+        assert watching.returncode == 0, said
+        states = [line for line in shown.splitlines() if line.startswith("pipeline it: ")]
+        assert states[-1].startswith("pipeline it: 4 of 4 intervals succeeded")
+        assert len(states) > 1, "it was shown again when something changed"
 
 
 def test_what_cannot_be_is_refused_before_anything_is_made(

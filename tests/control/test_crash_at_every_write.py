@@ -10,7 +10,12 @@ from api import JSON
 from lives import at_once, live
 from scenarios import SCENARIOS, Scenario
 from stand import Call, Stand
+from support.operator_logs import API_FAULTS
 from support.proxy import Spot
+
+# Connections end with the crashes.
+pytestmark = pytest.mark.operator_says(*API_FAULTS)
+
 
 SPOTS = {Spot.REQUESTED: "before", Spot.APPLIED: "during", Spot.ANSWERED: "after"}
 # Stands at work at the same time: most of their time they wait.

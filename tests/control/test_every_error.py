@@ -10,7 +10,12 @@ import pytest
 from lives import at_once, live
 from scenarios import CANCEL, SCENARIOS, Scenario
 from stand import Call, Stand, succeeded_condition
+from support.operator_logs import API_FAULTS
 from support.proxy import Answer, Reset, Silence, Spot
+
+# Faults are what it is about.
+pytestmark = pytest.mark.operator_says(*API_FAULTS)
+
 
 # Most of their time these stands wait for the next look.
 AT_ONCE = 12

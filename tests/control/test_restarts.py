@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import date, timedelta
 
+import pytest
 from control_plane import ControlPlane
 from scenarios import EXTERNAL, LAKEHOUSE, pipeline, run
 from stand import Stand, succeeded_condition
+from support.operator_logs import API_BEGINS
+
+pytestmark = pytest.mark.operator_says(*API_BEGINS)
 
 
 def test_api_server_restarts(plane: ControlPlane, stand: Callable[[str], Stand], soak: bool) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator
 import pytest
 from documents import lakehouse
 from kubernetes import Kubernetes, condition, connect
+from operator_log import OperatorLog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import ancestors_of
+from support.operator_logs import API_FAULTS
 from support.replay import ReplayServer
 
 # Host ports of kind-config.yaml.
@@ -123,9 +125,26 @@ def replay(gateway: str) -> Iterator[ReplayServer]:
         yield server
 
 
-@pytest.fixture(scope="session", autouse=True)
-def operator_log_is_clean(kubernetes: Kubernetes) -> Iterator[None]:
-    """After all tests: no panic in the log of the operator that is running."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What all tests left is looked through after them."""
+    items.sort(key=lambda item: item.path.name == "test_credentials.py")
+
+
+@pytest.fixture(scope="session")
+def operator_log(kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[OperatorLog]:
+    """The logs of all operators of the session."""
+    with OperatorLog(kubernetes, tmp_path_factory.mktemp("operators")) as log:
+        yield log
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operator_is_quiet(request: pytest.FixtureRequest, operator_log: OperatorLog) -> Iterator[None]:
+    """After every module: the operator did not panic, and said nothing of faults but what a test planned, or what an API server under load causes.
+
+    `@pytest.mark.operator_says("pattern", …)` names the messages that a test or a module makes it say.
+    """
     yield
-    log = kubernetes.run("logs", "-l", "app.kubernetes.io/name=lakehouse-operator", "--tail=-1")
-    assert "panicked" not in log, log[-4000:]
+    of_module = [item for item in request.session.items if item.path == request.path]
+    planned = [pattern for item in of_module for mark in item.iter_markers("operator_says") for pattern in mark.args]
+    lines = operator_log.loud([*API_FAULTS, *planned])
+    assert not lines, f"{len(lines)} lines that nobody planned:\n" + "\n".join(lines[:40])

@@ -31,6 +31,19 @@ app.kubernetes.io/managed-by: lakehouse-operator
 app.kubernetes.io/part-of: lakehouse
 {{- end }}
 
+{{/*
+Ends where values are missing that every release of this chart has: those of an older chart were taken over without the defaults that came since.
+Without it the first template that reads one would end with "nil pointer", which tells nobody what to do.
+*/}}
+{{- define "operator.complete" -}}
+{{- $values := .Values -}}
+{{- range list "replicas" "leaderElection" "metrics" "tracing" "networkPolicy" "podDisruptionBudget" -}}
+{{- if kindIs "invalid" (index $values .) -}}
+{{- fail (printf "the value %q is missing: the values of an older chart were reused without the defaults of this one; upgrade with --reset-then-reuse-values instead of --reuse-values" .) -}}
+{{- end -}}
+{{- end -}}
+{{- end }}
+
 {{/* A list of TCP ports, as NetworkPolicies have it. Call with the list of numbers. */}}
 {{- define "operator.ports" -}}
 {{- range . }}

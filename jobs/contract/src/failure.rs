@@ -19,8 +19,10 @@ pub enum ExitCode {
 /// Why a stage failed. One word each; they appear in conditions, reports and logs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Reason {
-    /// The spec cannot be executed: another contract version, an unknown template, a column that does not exist.
+    /// The spec cannot be executed: an unknown template, a column that does not exist.
     InvalidDefinition,
+    /// Operator and job are of releases that do not work together; the message says which to upgrade.
+    IncompatibleVersion,
     /// The object store does not answer.
     StoreUnavailable,
     /// The object store refuses the credentials.

@@ -24,6 +24,7 @@ pub mod spec;
 pub mod template;
 pub mod token;
 pub mod trace;
+pub mod version;
 
 pub use columns::ColumnType;
 pub use failure::{ExitCode, Reason, StageFailure};
@@ -44,6 +45,4 @@ pub use spec::{
 };
 pub use token::{CommitToken, digest_json};
 pub use trace::TraceContext;
-
-/// Version of everything in this crate that is serialized. A job refuses a spec of another version.
-pub const CONTRACT_VERSION: u32 = 1;
+pub use version::CONTRACT_VERSION;

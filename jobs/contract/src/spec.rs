@@ -18,7 +18,7 @@ use crate::{Interval, LineageSpec, RunId, TableRef};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct StageSpec {
-    /// [`crate::CONTRACT_VERSION`]; a job refuses another one.
+    /// [`crate::CONTRACT_VERSION`]; which ones a job executes: [`crate::version`].
     pub contract: u32,
     /// Pipeline name.
     pub pipeline: String,

@@ -120,7 +120,8 @@ async fn claim(spec: &StageSpec, bronze: &LayerStore) -> Result<String, IngestEr
 fn adopt(bronze: &LayerStore, key: &str, body: &[u8]) -> Result<Vec<TableReport>, IngestError> {
     let unusable = |message: String| IngestError::Manifest { uri: bronze.uri(key), message };
     let manifest: BronzeManifest = serde_json::from_slice(body).map_err(|error| unusable(error.to_string()))?;
-    if manifest.contract != CONTRACT_VERSION {
+    // Bronze is kept for ever: only a newer one is not understood.
+    if manifest.contract > CONTRACT_VERSION {
         return Err(unusable(format!("it has contract version {}, this software has {CONTRACT_VERSION}", manifest.contract)));
     }
     Ok(reports(&manifest, true))

@@ -3,7 +3,7 @@
 use std::process::ExitCode as ProcessExit;
 
 use lakehouse_contract::{
-    CONTRACT_VERSION, ExitCode, Progress, Reason, Stage, StageFailure, StageOutcome, StageSpec, Termination, Totals, env,
+    CONTRACT_VERSION, ExitCode, Progress, Reason, Stage, StageFailure, StageOutcome, StageSpec, Termination, Totals, env, version,
 };
 use lakehouse_storage::Storage;
 
@@ -58,14 +58,7 @@ fn prepare(stage: Stage) -> Result<(StageSpec, Storage), StageFailure> {
     let path = std::env::var(env::STAGE_SPEC)
         .map_err(|_| invalid(format!("{} is not set: it names the file with the stage's spec", env::STAGE_SPEC)))?;
     let text = std::fs::read_to_string(&path).map_err(|error| invalid(format!("stage spec {path}: {error}")))?;
-    let version: serde_json::Value = serde_json::from_str(&text).map_err(|error| invalid(format!("stage spec {path}: {error}")))?;
-    let contract = version.get("contract").and_then(serde_json::Value::as_u64).unwrap_or_default();
-    if contract != u64::from(CONTRACT_VERSION) {
-        return Err(invalid(format!(
-            "stage spec {path} has contract version {contract}, this image has {CONTRACT_VERSION}: operator and images are of different releases"
-        )));
-    }
-    let spec: StageSpec = serde_json::from_value(version).map_err(|error| invalid(format!("stage spec {path}: {error}")))?;
+    let spec = version::read_spec(&path, &text)?;
     if spec.stage() != stage {
         return Err(invalid(format!("stage spec {path} is for {}, this image runs {stage}", spec.stage())));
     }

@@ -6,6 +6,7 @@ use kube::{Resource, ResourceExt};
 use kube_runtime::{controller::Action, watcher};
 
 use super::{AFTER_ERROR, Context};
+use crate::runtime::metrics::Classed;
 
 /// The longest that an API server can ask a controller to stay away.
 const LONGEST: Duration = Duration::from_secs(60);
@@ -52,21 +53,6 @@ impl Error {
         }
     }
 
-    /// One word of few, for metrics.
-    pub(crate) fn class(&self) -> &'static str {
-        match self.status().map(|status| status.code) {
-            None => "NoAnswer",
-            Some(401 | 403) => "Forbidden",
-            Some(404) => "NotFound",
-            Some(409) if self.is_conflict() => "Conflict",
-            Some(409) => "AlreadyExists",
-            Some(400 | 413 | 422) => "Invalid",
-            Some(429) => "TooManyRequests",
-            Some(500..) => "ServerError",
-            Some(_) => "Other",
-        }
-    }
-
     /// Somebody else wrote the object first.
     pub(crate) fn is_conflict(&self) -> bool {
         self.status().is_some_and(|status| status.is_conflict() && !status.is_already_exists())
@@ -80,6 +66,22 @@ impl Error {
     /// The object is not there.
     pub(crate) fn is_not_found(&self) -> bool {
         self.status().is_some_and(kube::core::Status::is_not_found)
+    }
+}
+
+impl Classed for Error {
+    fn class(&self) -> &'static str {
+        match self.status().map(|status| status.code) {
+            None => "NoAnswer",
+            Some(401 | 403) => "Forbidden",
+            Some(404) => "NotFound",
+            Some(409) if self.is_conflict() => "Conflict",
+            Some(409) => "AlreadyExists",
+            Some(400 | 413 | 422) => "Invalid",
+            Some(429) => "TooManyRequests",
+            Some(500..) => "ServerError",
+            Some(_) => "Other",
+        }
     }
 }
 

@@ -18,6 +18,7 @@ pub mod history;
 pub mod inputs;
 pub mod outcome;
 pub mod pipeline;
+mod report;
 pub mod retry;
 pub mod run;
 pub mod schedule;

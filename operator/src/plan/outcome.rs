@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use lakehouse_api::common::FailureClass;
 use lakehouse_contract::{ExitCode, Reason, Termination, Totals, progress::Position};
 
+use super::report::{Report, Said, read};
 use crate::build;
 
 /// A Job of a run.
@@ -125,12 +126,21 @@ impl Failure {
 
 /// How the attempt of `job` ended; nothing while it has not.
 pub fn outcome(job: &JobView, allowed: &Allowed) -> Option<Outcome> {
-    let report = job.pod.as_ref().and_then(|pod| pod.exit.as_ref()).and_then(|exit| exit.message.as_deref()).and_then(parse);
+    let message = job.pod.as_ref().and_then(|pod| pod.exit.as_ref()).and_then(|exit| exit.message.as_deref());
+    let (report, said) = match message.map_or(Report::Lost, read) {
+        Report::Lost => (None, None),
+        Report::Read { termination, failure } => (Some(termination), failure),
+        // What is committed stays; the counts cannot be known, and no attempt of this image would tell them.
+        Report::Foreign(why) => {
+            job.end.as_ref()?;
+            return Some(Outcome::Failed(Failure::new(FailureClass::Terminal, Reason::IncompatibleVersion.to_string(), why)));
+        }
+    };
     match job.end.as_ref()? {
         JobEnd::Complete => Some(Outcome::Succeeded(report)),
         JobEnd::Failed { reason, .. } if reason == "DeadlineExceeded" => Some(Outcome::Failed(late(job, allowed))),
         JobEnd::Failed { reason, message } => Some(Outcome::Failed(match job.pod.as_ref() {
-            Some(pod) => failure(pod, report, reason, allowed),
+            Some(pod) => failure(pod, report, said, reason, allowed),
             None => without_pod(reason, message),
         })),
     }
@@ -181,27 +191,26 @@ fn without_pod(reason: &str, message: &str) -> Failure {
     Failure::new(class, "PodLost", format!("its pod is gone and left no report ({said})"))
 }
 
-fn failure(pod: &PodView, report: Option<Box<Termination>>, job_reason: &str, allowed: &Allowed) -> Failure {
-    let reported = report.as_ref().and_then(|termination| termination.failure.clone());
+fn failure(pod: &PodView, report: Option<Box<Termination>>, said: Option<Said>, job_reason: &str, allowed: &Allowed) -> Failure {
     // What is wrong with definition or data is wrong also where the pod was taken away at the same moment.
-    if let Some(reported) = reported.as_ref().filter(|reported| !reported.retryable) {
-        return Failure { report, ..Failure::new(FailureClass::Terminal, reported.reason.to_string(), reported.message.clone()) };
+    if let Some(said) = said.as_ref().filter(|said| !said.retryable) {
+        return Failure { report, ..Failure::new(FailureClass::Terminal, said.word.clone(), said.message.clone()) };
     }
     if let Some((reason, why)) = &pod.disruption {
         let word = pod.reason.as_deref().unwrap_or(reason);
         return Failure { report, ..Failure::new(FailureClass::Disruption, word, format!("its pod was taken away by the cluster: {why}")) };
     }
-    if let Some(reported) = reported {
-        let (class, message) = match reported.reason {
+    if let Some(Said { word, reason, message, .. }) = said {
+        let (class, message) = match reason {
             // Nobody but the cluster sends the signal.
-            Reason::Interrupted => (FailureClass::Disruption, reported.message),
-            Reason::ResourcesExhausted => {
-                (FailureClass::OutOfMemory, format!("{}: raise {}.resources.limits", reported.message, allowed.settings))
+            Some(Reason::Interrupted) => (FailureClass::Disruption, message),
+            Some(Reason::ResourcesExhausted) => {
+                (FailureClass::OutOfMemory, format!("{message}: raise {}.resources.limits", allowed.settings))
             }
-            Reason::Internal => (FailureClass::Unexpected, reported.message),
-            _ => (FailureClass::Retryable, reported.message),
+            Some(Reason::Internal) => (FailureClass::Unexpected, message),
+            _ => (FailureClass::Retryable, message),
         };
-        return Failure { report, ..Failure::new(class, reported.reason.to_string(), message) };
+        return Failure { report, ..Failure::new(class, word, message) };
     }
     silent(pod, job_reason, allowed)
 }
@@ -237,10 +246,6 @@ fn silent(pod: &PodView, job_reason: &str, allowed: &Allowed) -> Failure {
 
 fn no_report(class: FailureClass, code: i32) -> Failure {
     Failure::new(class, "NoReport", format!("ended with exit code {code} and left no report: see the pod's log"))
-}
-
-fn parse(message: &str) -> Option<Box<Termination>> {
-    serde_json::from_str(message).ok().map(Box::new)
 }
 
 /// The totals of a report, or zeros where it was lost.
@@ -367,6 +372,18 @@ mod tests {
         assert_eq!(lost("PodFailurePolicy", condition).1, Disruption);
         assert_eq!(lost("PodFailurePolicy", &code(10, 2)).1, Retryable);
         assert!(what(&ended("PodFailurePolicy", &code(20, 0), None)).message.contains("exit code 20"));
+    }
+
+    #[test]
+    fn a_report_of_another_contract_ends_the_run_also_when_its_job_succeeded() {
+        let newer = message(Reason::Internal).replacen("\"contract\":1", "\"contract\":2", 1);
+        let mut job = failed(0, "Completed", Some(newer));
+        assert_eq!(why(&job), ("IncompatibleVersion".to_owned(), Terminal));
+        job.end = Some(JobEnd::Complete);
+        assert_eq!(why(&job), ("IncompatibleVersion".to_owned(), Terminal));
+        assert!(what(&job).message.contains("upgrade the operator"));
+        job.end = None;
+        assert_eq!(outcome(&job, &allowed()), None);
     }
 
     #[test]

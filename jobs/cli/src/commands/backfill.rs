@@ -36,6 +36,7 @@ use crate::{
     CliError, print,
     submit::{
         SubmitError,
+        backfills::{ended, phase},
         cluster::{Cluster, ClusterArguments},
         outcome::one_line,
         signals::Signals,
@@ -183,11 +184,7 @@ pub async fn run(arguments: BackfillArguments) -> Result<(), CliError> {
             "remaining": status.remaining, "failedRuns": status.failed_runs,
         })))?,
     }
-    if outcome == "True" {
-        Ok(())
-    } else {
-        Err(SubmitError::Failed(one_line(&format!("backfill {name} failed: {reason}: {message}"))).into())
-    }
+    Ok(ended(&name, &status).unwrap_or(Ok(()))?)
 }
 
 /// The one backfill of a file.
@@ -281,12 +278,6 @@ async fn dry_run(
             "intervals": planned.iter().map(|interval| rfc3339(interval.start)).collect::<Vec<_>>(),
         })),
     })
-}
-
-/// Status, reason and message of the condition.
-fn phase(status: &LakehouseBackfillStatus) -> (&str, &str, &str) {
-    let condition = status.conditions.iter().find(|condition| condition.type_ == "Succeeded");
-    condition.map_or(("Unknown", "Pending", "waits for the operator"), |c| (c.status.as_str(), c.reason.as_str(), c.message.as_str()))
 }
 
 /// Watches it to its end, and says what is new.

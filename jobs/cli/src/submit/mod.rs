@@ -4,6 +4,7 @@
 //! server; [`tell`] is what is said on the way.
 
 pub mod archive;
+pub mod backfills;
 pub mod changes;
 pub mod cluster;
 pub mod decide;

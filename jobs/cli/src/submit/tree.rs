@@ -31,7 +31,8 @@ pub fn span(seconds: i64) -> String {
     parts.concat()
 }
 
-fn between(start: Option<DateTime<Utc>>, end: Option<DateTime<Utc>>, now: DateTime<Utc>) -> String {
+/// How long it took, or has taken by `now`; empty before its start.
+pub fn between(start: Option<DateTime<Utc>>, end: Option<DateTime<Utc>>, now: DateTime<Utc>) -> String {
     start.map(|start| span((end.unwrap_or(now) - start).num_seconds())).unwrap_or_default()
 }
 

@@ -28,6 +28,8 @@ pub struct World {
     pub pipelines: BTreeMap<String, Value>,
     /// Lakehouses by name.
     pub lakehouses: BTreeMap<String, Value>,
+    /// LakehouseBackfills by name.
+    pub backfills: BTreeMap<String, Value>,
     /// Events (events.k8s.io/v1).
     pub happened: Vec<Value>,
     /// LakehouseRuns by name.
@@ -242,6 +244,11 @@ impl Shared {
                 (200, list("LakehousePipelineList", items, world.version))
             }
             ("GET", ["lakehouses", name]) => found(world.lakehouses.get(*name), "lakehouses.lakehouse.rs", name),
+            ("GET", ["lakehousebackfills", name]) => found(world.backfills.get(*name), "lakehousebackfills.lakehouse.rs", name),
+            ("GET", ["lakehousebackfills"]) => {
+                let items = world.backfills.values().cloned().collect();
+                (200, list("LakehouseBackfillList", items, world.version))
+            }
             ("GET", ["events"]) => {
                 let about = query.get("fieldSelector").and_then(|selector| selector.strip_prefix("regarding.name="));
                 let named = |event: &&Value| about.is_none_or(|name| event["regarding"]["name"] == name);

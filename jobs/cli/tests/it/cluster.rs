@@ -83,10 +83,41 @@ fn what_a_cluster_has_is_shown_and_handed_on() {
     assert_eq!(json["metadata"].get("managedFields"), None);
     let yaml = place.run(&["get", "pipeline/pulse", "-o", "yaml"]).done();
     assert!(yaml.contains("kind: List") && yaml.contains(RUN), "{yaml}");
-    place.run(&["get", "nothing"]).refused(2, "no run and no pipeline");
+    place.run(&["get", "nothing"]).refused(2, "no run, no pipeline and no backfill");
     place.run(&["get", "pod/x"]).refused(2, "expected run/NAME");
     place.server.world().away = true;
     assert_eq!(place.run(&["get"]).code, 3);
+}
+
+#[test]
+fn a_backfill_is_shown_with_its_runs() {
+    let place = Place::new();
+    place.failed();
+    let backfill = json!({
+        "apiVersion": "lakehouse.rs/v1alpha1", "kind": "LakehouseBackfill", "metadata": {"name": "june", "namespace": NAMESPACE},
+        "spec": {"pipeline": "pulse", "range": {"start": "2024-06-22T00:00:00Z", "end": "2024-06-24T00:00:00Z"}},
+        "status": {"planned": 2, "failed": 1, "remaining": 1, "conditions": [{"type": "Succeeded", "status": "Unknown", "reason": "Running",
+            "message": "at work", "lastTransitionTime": "2024-06-25T00:00:00Z"}]}
+    });
+    {
+        let mut world = place.server.world();
+        world.backfills.insert("june".to_owned(), backfill);
+        world.runs.get_mut(RUN).unwrap()["metadata"]["labels"] = json!({"lakehouse.rs/backfill": "june"});
+    }
+    place.run_with("pulse-2", ("True", "Completed", ""), json!([stage("ingest", "Succeeded", 1)]));
+    let tree = place.run(&["get", "june"]).done();
+    assert!(tree.starts_with("backfill june  Running  2024-06-22T00:00:00Z to 2024-06-24T00:00:00Z"), "{tree}");
+    assert!(tree.contains(&format!("└─ {RUN}  2024-06-22T00:00:00Z  CastFailed")) && !tree.contains("pulse-2"), "{tree}");
+    let objects: Value = serde_json::from_str(&place.run(&["get", "backfill/june", "-o", "json"]).done()).unwrap();
+    let kinds: Vec<_> = objects["items"].as_array().unwrap().iter().map(|item| item["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["LakehouseBackfill", "LakehouseRun"]);
+    assert!(place.run(&["get", "backfills"]).done().contains("| june "));
+    assert!(place.run(&["get"]).done().contains("| june "));
+    // Who may not see backfills sees the rest, and is told when it was backfills that were asked for.
+    place.server.world().refused = Some(("lakehousebackfills", 403, "Forbidden", "you may not"));
+    let pipelines = place.run(&["get"]).done();
+    assert!(pipelines.contains("| pulse ") && !pipelines.contains("june"), "{pipelines}");
+    place.run(&["get", "backfills"]).refused(2, "you may not");
 }
 
 #[test]

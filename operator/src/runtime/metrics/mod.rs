@@ -24,8 +24,6 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::controller::Error;
-
 pub use api::CountRequests;
 use transitions::Transition;
 
@@ -39,6 +37,12 @@ type Labels<const N: usize> = [(&'static str, &'static str); N];
 const RECONCILE_BUCKETS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
 /// Stages take seconds to hours.
 const STAGE_BUCKETS: [f64; 12] = [1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 150.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0];
+
+/// An error that says in one word of few what it is, so that it can be counted.
+pub trait Classed {
+    /// The word; a label.
+    fn class(&self) -> &'static str;
+}
 
 /// The caches of one namespace.
 #[derive(Clone)]
@@ -173,7 +177,7 @@ impl Metrics {
     }
 
     /// Counts and measures a reconciliation.
-    pub async fn reconciliation<T>(self, kind: &'static str, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    pub async fn reconciliation<T, E: Classed>(self, kind: &'static str, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let under_way = UnderWay::begin(self.shared.reconciling.get_or_create_owned(&[("kind", kind)]));
         let clock = Instant::now();
         let outcome = work.await;
@@ -236,13 +240,20 @@ impl Drop for UnderWay {
 mod tests {
     use super::*;
 
+    #[derive(Debug)]
+    struct Refused;
+
+    impl Classed for Refused {
+        fn class(&self) -> &'static str {
+            "Conflict"
+        }
+    }
+
     #[tokio::test]
     async fn reconciliations_are_counted_with_their_errors() {
         let metrics = Metrics::new(10);
-        metrics.clone().reconciliation("LakehouseRun", async { Ok(()) }).await.expect("it succeeds");
-        let refused = kube::Error::Api(Box::new(kube::core::Status { code: 409, reason: "Conflict".to_owned(), ..Default::default() }));
-        let error = Error::api("write the status of", "r")(refused);
-        assert!(metrics.clone().reconciliation::<()>("LakehouseRun", async { Err(error) }).await.is_err());
+        metrics.clone().reconciliation("LakehouseRun", async { Ok::<_, Refused>(()) }).await.expect("it succeeds");
+        assert!(metrics.clone().reconciliation::<(), _>("LakehouseRun", async { Err(Refused) }).await.is_err());
         let text = metrics.text();
         for line in [
             "lakehouse_reconcile_duration_seconds_count{kind=\"LakehouseRun\"} 2",
