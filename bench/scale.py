@@ -47,6 +47,9 @@ QUIET = 6.0
 IDLE = 70.0
 STAGE_SECONDS = 1.5
 
+# What a pipeline has that says nothing of its Jobs.
+DEFAULTS: JSON = {"jobs": {}}
+
 # The limits.
 MEMORY_MIB, GROWTH_MIB, RECONCILE_SECONDS, WRITES, FIRST_JOB_SECONDS = 128, 10, 0.25, 12, 0.2
 
@@ -257,9 +260,7 @@ class Bench:
             before = operator.reconciliations()
             yield from self._live()
             yield self._first_job()
-            yield from self._reconciliations(
-                "while runs live", operator, before, ("LakehouseRun", "LakehousePipeline")
-            )
+            yield from self._reconciliations("while runs live", operator, before, ("LakehouseRun", "LakehousePipeline"))
             yield at_most("resident memory, MiB, after these runs", operator.settled(), MEMORY_MIB, "{:.0f}")
             yield from self._foreign(operator)
         with self._running() as operator:
@@ -270,7 +271,7 @@ class Bench:
     def _pattern(self) -> JSON:
         """What a run looks like that the operator has brought to its end."""
         self._api.create(collection(NAMESPACE, "lakehouses"), LAKEHOUSE)
-        self._api.create(collection(NAMESPACE, "lakehousepipelines"), pipeline(EXTERNAL))
+        self._api.create(collection(NAMESPACE, "lakehousepipelines"), pipeline(EXTERNAL, **DEFAULTS))
         with self._running():
             self._make_run("it", "it-pattern", date(2023, 1, 1))
             path = f"{collection(NAMESPACE, 'lakehouseruns')}/it-pattern"
@@ -290,7 +291,7 @@ class Bench:
 
         def one(number: int) -> None:
             name = f"p{number:04}"
-            document = pipeline(EXTERNAL)
+            document = pipeline(EXTERNAL, **DEFAULTS)
             document["metadata"]["name"] = name
             self._api.create(collection(NAMESPACE, "lakehousepipelines"), document)
             for day in range(self._size.runs_of_each):
@@ -323,7 +324,9 @@ class Bench:
         self._audit.quiet("the runs to be done", 120)
         written = self._audit.since(position)
         kinds = Counter((write.verb, write.resource) for write in written if write.counts)
-        shown = ", ".join(f"{verb} {resource} {count / len(names):.2f}" for (verb, resource), count in sorted(kinds.items()))
+        shown = ", ".join(
+            f"{verb} {resource} {count / len(names):.2f}" for (verb, resource), count in sorted(kinds.items())
+        )
         said(f"writes a run: {shown}; Events {sum(write.resource == 'events' for write in written) / len(names):.2f}")
         yield at_most("writes a run, Events apart", sum(kinds.values()) / len(names), WRITES, "{:.2f}")
 
@@ -345,7 +348,7 @@ class Bench:
         watching.start()
         took = []
         for number in range(self._size.applies):
-            document = pipeline(ON_APPLY)
+            document = pipeline(ON_APPLY, **DEFAULTS)
             name = document["metadata"]["name"] = f"applied-{number:03}"
             begun = time.monotonic()
             self._api.create(collection(NAMESPACE, "lakehousepipelines"), document)
@@ -358,7 +361,9 @@ class Bench:
         self._audit.quiet("the applied pipelines to be done", 120)
         watching.join(30)
         said(f"to the first Job: {min(took):.3f} to {max(took):.3f} s")
-        return at_most("seconds from apply to the first Job, median", statistics.median(took), FIRST_JOB_SECONDS, "{:.3f}")
+        return at_most(
+            "seconds from apply to the first Job, median", statistics.median(took), FIRST_JOB_SECONDS, "{:.3f}"
+        )
 
     def _reconciliations(
         self, when: str, operator: Operator, before: dict[str, Counter[float]], kinds: Sequence[str]

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::{
     apps::v1::ControllerRevision,
-    batch::v1::Job,
+    batch::v1::{Job, JobStatus},
     core::v1::{ContainerStatus, Pod},
 };
 use kube::{
     ResourceExt,
     api::{ListParams, LogParams},
 };
+use kube_runtime::reflector::ObjectRef;
 use lakehouse_api::{
     Lakehouse, LakehousePipeline, LakehousePipelineSpec, LakehouseRun,
     pipeline::JobSettings,
@@ -58,15 +59,27 @@ pub(crate) struct Plan {
     pub(crate) specs: Vec<StageSpec>,
 }
 
-/// Whether a finished run has a Job that would stay for ever, as the cache has it.
+/// Whether a finished run has a Job that is at work or that stays longer than it shall, as the cache has it: a creation that came late, an end that was
+/// recorded right before a crash, or the Job of a release that gave it no time to live.
+///
+/// Asked for by their names: to look through all Jobs for each of all runs would take seconds when many are there.
 pub(crate) fn has_lasting_jobs(context: &Context, run: &LakehouseRun) -> bool {
-    let uid = run.uid().unwrap_or_default();
+    let (name, uid) = (run.name_any(), run.uid().unwrap_or_default());
     let lasting = |job: &Job| {
+        let ended = |status: &JobStatus| {
+            let mut conditions = status.conditions.iter().flatten();
+            conditions.any(|c| c.status == "True" && matches!(c.type_.as_str(), "Complete" | "Failed"))
+        };
+        let ttl = job.spec.as_ref().and_then(|spec| spec.ttl_seconds_after_finished);
         build::is_owned_by(&job.metadata, &uid)
             && job.metadata.deletion_timestamp.is_none()
-            && job.spec.as_ref().is_none_or(|spec| spec.ttl_seconds_after_finished.is_none())
+            && (ttl.is_none_or(|ttl| ttl == build::GOES_SOONER) || !job.status.as_ref().is_some_and(ended))
     };
-    !context.own_jobs.state_filter(lasting).is_empty()
+    // A stage that was skipped may have a first Job that came late.
+    let stages = run.status.iter().flat_map(|status| &status.stages);
+    let jobs = stages.flat_map(|stage| (1..=stage.attempt.max(1)).map(|attempt| names::job(&name, &uid, stage.name, attempt)));
+    let mut known = jobs.map(|job| ObjectRef::new(&job).within(&context.namespace));
+    known.any(|job| context.own_jobs.get(&job).is_some_and(|job| lasting(&job)))
 }
 
 pub(crate) async fn observe(context: &Context, run: &LakehouseRun, obstacle: Option<Obstacle>) -> Result<Scene> {
@@ -267,7 +280,7 @@ fn job_view(job: &Job) -> JobView {
         version: Version { uid: job.uid().unwrap_or_default(), resource: job.resource_version().unwrap_or_default() },
         created: job.metadata.creation_timestamp.as_ref().map(instant).unwrap_or_default(),
         deleting: job.metadata.deletion_timestamp.is_some(),
-        expires: job.spec.as_ref().is_some_and(|spec| spec.ttl_seconds_after_finished.is_some()),
+        ttl: job.spec.as_ref().and_then(|spec| spec.ttl_seconds_after_finished),
         podless,
         end,
         pod: None,
