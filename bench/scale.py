@@ -45,7 +45,8 @@ AT_ONCE = 12
 QUIET = 6.0
 # Longer than everything that is looked at again: Lakehouses every minute.
 IDLE = 70.0
-STAGE_SECONDS = 1.5
+# Runs arrive at a rate of more than 10,000 an hour.
+ARRIVAL_SECONDS, STAGE_SECONDS = 0.33, 1.5
 
 # What a pipeline has that says nothing of its Jobs.
 DEFAULTS: JSON = {"jobs": {}}
@@ -68,7 +69,7 @@ class Size:
         """What is there before the operator starts, and what happens then."""
         return (
             f"{self.pipelines:,} pipelines with {self.pipelines * self.runs_of_each:,} finished runs in one namespace; then {self.live} runs of three "
-            f"stages of {STAGE_SECONDS} s at once, {self.applies} applied pipelines one after the other, and {self.config_maps} foreign ConfigMaps of "
+            f"stages of {STAGE_SECONDS} s, one every {ARRIVAL_SECONDS} s, {self.applies} applied pipelines one after the other, and {self.config_maps} foreign ConfigMaps of "
             "900 KB; etcd, API server, controllers and the operator share the processors"
         )
 
@@ -246,7 +247,7 @@ class Bench:
             self._audit.quiet("the first operator to have nothing to do", 600)
             said(f"{self._size.pipelines:,} new pipelines are known after {time.monotonic() - clock - QUIET:.0f} s")
             first = operator.settled()
-            yield from self._reconciliations("when 1,000 pipelines are new", operator, {}, ("LakehousePipeline",))
+            yield from self._reconciliations("when all are new", operator, {}, ("LakehousePipeline",))
         position = self._audit.position()
         with self._running() as operator:
             time.sleep(IDLE)
@@ -305,7 +306,7 @@ class Bench:
         each(one, range(self._size.pipelines))
 
     def _live(self) -> Iterator[Row]:
-        """Runs of as many pipelines at once."""
+        """Runs of as many pipelines, many of them at work at the same time."""
 
         def end(attempt: Attempt) -> End | None:
             begun = self._begun.setdefault(attempt, time.monotonic())
@@ -314,7 +315,9 @@ class Bench:
         self._kubelet.nodes[NAMESPACE].end = end
         position = self._audit.position()
         names = [f"p{number:04}" for number in range(min(self._size.live, self._size.pipelines))]
-        each(lambda name: self._make_run(name, f"{name}-live", date(2024, 2, 1)), names)
+        for name in names:
+            self._make_run(name, f"{name}-live", date(2024, 2, 1))
+            time.sleep(ARRIVAL_SECONDS)
 
         def over() -> bool:
             paths = [f"{collection(NAMESPACE, 'lakehouseruns')}/{name}-live" for name in names]

@@ -130,8 +130,8 @@ class Lossy(Tamper):
             reading.cancel()
 
     def wants(self, request: HttpRequest) -> bool:
-        # Lists of whole collections, which watches begin with. What belongs to one run is asked of etcd, however much its cache lags.
-        return self.fate is Fate.LAGGING and sort_of(request)[0] == "LIST" and "run-uid" not in request.query
+        # The lists that watches begin with, in pages. What is decided on is asked of etcd, however much its cache lags.
+        return self.fate is Fate.LAGGING and sort_of(request)[0] == "LIST" and "limit=" in request.query
 
     def body(self, request: HttpRequest, content: bytes) -> bytes:
         first = self._lists.setdefault(f"{request.path}?{request.query}", content)

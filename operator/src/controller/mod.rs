@@ -7,6 +7,7 @@ mod events;
 mod lakehouse;
 mod pipeline;
 mod run;
+mod watched;
 
 use std::{
     collections::BTreeSet,
@@ -24,7 +25,6 @@ use futures::{
     Stream, StreamExt,
     channel::mpsc::{UnboundedSender, unbounded},
     future::ready,
-    stream::repeat,
 };
 use k8s_openapi::api::batch::v1::Job;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -47,6 +47,7 @@ use crate::{
 };
 use events::Events;
 use run::Claims;
+use watched::watched;
 
 /// After an error: when the object is looked at again, if nothing triggers it before.
 const AFTER_ERROR: Duration = Duration::from_secs(10);
@@ -258,17 +259,6 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
         drain("LakehouseBackfill", backfills),
         filled
     );
-}
-
-/// A watch that lists everything anew after `resync`, and again.
-///
-/// A watch goes on from where it was, also after its connection ended. An event that got lost on the way, or one that came after a newer one of
-/// its object, would otherwise stay unknown until the object changes again: a run that nobody was told of would never begin.
-fn watched<K>(api: Api<K>, config: watcher::Config, resync: Duration) -> impl Stream<Item = watcher::Result<watcher::Event<K>>> + Send
-where
-    K: Resource + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    repeat(()).flat_map(move |()| watcher(api.clone(), config.clone()).take_until(tokio::time::sleep(resync)))
 }
 
 /// Whom a change of a run concerns.

@@ -58,7 +58,7 @@ pub(crate) async fn reconcile(pipeline: Arc<LakehousePipeline>, context: Arc<Con
     }
     // A run that was just made begins within moments: one write says both.
     if notes.is_empty()
-        && let Some(wait) = begins_soon(pipeline.status.as_ref(), &next, &runs, now())
+        && let Some(wait) = begins_soon(pipeline.status.as_ref(), &next, runs.iter().map(AsRef::as_ref), now())
     {
         return Ok(Action::requeue(scheduled.and_then(|scheduled| scheduled.wait).map_or(wait, |due| due.min(wait))));
     }

@@ -101,17 +101,17 @@ pub fn status<'a>(
 const UNTIL_BEGUN: TimeDelta = TimeDelta::seconds(2);
 
 /// How long to wait before `next` is written, if all that it says beyond `written` is that runs were made that nobody has looked at yet.
-pub fn begins_soon(
+pub fn begins_soon<'a>(
     written: Option<&LakehousePipelineStatus>,
     next: &LakehousePipelineStatus,
-    runs: &[impl AsRef<LakehouseRun>],
+    runs: impl Iterator<Item = &'a LakehouseRun>,
     now: DateTime<Utc>,
 ) -> Option<Duration> {
     let same = LakehousePipelineStatus { active_runs: next.active_runs, last_run: next.last_run.clone(), ..written?.clone() };
     if same != *next || written == Some(next) {
         return None;
     }
-    let fresh = runs.iter().map(AsRef::as_ref).filter(|run| run.status.is_none());
+    let fresh = runs.filter(|run| run.status.is_none());
     let youngest = fresh.filter_map(|run| run.metadata.creation_timestamp.as_ref()).map(instant).max()?;
     (youngest + UNTIL_BEGUN - now).to_std().ok().filter(|left| !left.is_zero())
 }
@@ -163,17 +163,17 @@ mod tests {
         made.status = None;
         // The first status is not held back.
         let first = status_of(&definition, &[&made]);
-        assert_eq!(begins_soon(None, &first, &[&made], now), None);
+        assert_eq!(begins_soon(None, &first, [&made].into_iter(), now), None);
         let known = LakehousePipeline { status: Some(status_of(&definition, &[])), ..definition };
         let next = status_of(&known, &[&made]);
-        assert_eq!(begins_soon(known.status.as_ref(), &next, &[&made], now), Some(Duration::from_secs(1)));
-        assert_eq!(begins_soon(known.status.as_ref(), &next, &[&made], now + TimeDelta::seconds(1)), None, "it had its time");
+        assert_eq!(begins_soon(known.status.as_ref(), &next, [&made].into_iter(), now), Some(Duration::from_secs(1)));
+        assert_eq!(begins_soon(known.status.as_ref(), &next, [&made].into_iter(), now + TimeDelta::seconds(1)), None, "it had its time");
         // It has begun, or something else is to be said.
         let begun = run("b", "2024-01-05T00:00:00Z", 2, Some(("Unknown", "Running")));
-        assert_eq!(begins_soon(known.status.as_ref(), &status_of(&known, &[&begun]), &[&begun], now), None);
+        assert_eq!(begins_soon(known.status.as_ref(), &status_of(&known, &[&begun]), [&begun].into_iter(), now), None);
         let ended = run("a", "2024-01-04T00:00:00Z", 1, Some(("True", "Completed")));
-        assert_eq!(begins_soon(known.status.as_ref(), &status_of(&known, &[&ended, &made]), &[&ended, &made], now), None);
-        assert_eq!(begins_soon(known.status.as_ref(), known.status.as_ref().unwrap(), &[&made], now), None);
+        assert_eq!(begins_soon(known.status.as_ref(), &status_of(&known, &[&ended, &made]), [&ended, &made].into_iter(), now), None);
+        assert_eq!(begins_soon(known.status.as_ref(), known.status.as_ref().unwrap(), [&made].into_iter(), now), None);
     }
 
     fn run(name: &str, created: &str, day: u32, phase: Option<(&str, &str)>) -> LakehouseRun {

@@ -82,10 +82,17 @@ pub(crate) fn has_lasting_jobs(context: &Context, run: &LakehouseRun) -> bool {
     known.any(|job| context.own_jobs.get(&job).is_some_and(|job| lasting(&job)))
 }
 
-pub(crate) async fn observe(context: &Context, run: &LakehouseRun, obstacle: Option<Obstacle>) -> Result<Scene> {
+/// What one reconciliation reads once: it takes several steps within moments, and neither changes by them. A definition that is kept never changes.
+#[derive(Default)]
+pub(crate) struct Memo {
+    revision: Option<(String, LakehousePipelineSpec)>,
+    lakehouse: Option<Lakehouse>,
+}
+
+pub(crate) async fn observe(context: &Context, run: &LakehouseRun, obstacle: Option<Obstacle>, memo: &mut Memo) -> Result<Scene> {
     let jobs = jobs(context, run).await?;
     let status = run.status.clone().unwrap_or_default();
-    let Found { definition, pipeline, plan, limit } = definition(context, run).await?;
+    let Found { definition, pipeline, plan, limit } = definition(context, run, memo).await?;
     let waits = !finished(&status) && run.spec.state == RunState::Active && matches!(definition, Definition::Known { .. });
     let admission = match &status.definition {
         None if waits => context.claims.start(run, context, limit),
@@ -113,11 +120,11 @@ impl Found {
 }
 
 /// The definition that the run executes: the one it started with or is pinned to, else the pipeline's present one.
-async fn definition(context: &Context, run: &LakehouseRun) -> Result<Found> {
+async fn definition(context: &Context, run: &LakehouseRun, memo: &mut Memo) -> Result<Found> {
     let started = run.status.as_ref().and_then(|status| status.definition.clone());
     let mut pipeline = None;
     let (name, kept, spec) = match started {
-        Some(name) => match kept_revision(context, &name).await? {
+        Some(name) => match kept_revision(context, &name, memo).await? {
             Some(spec) => (name, true, spec),
             None => return Ok(gone(&name)),
         },
@@ -130,7 +137,7 @@ async fn definition(context: &Context, run: &LakehouseRun) -> Result<Found> {
             };
             let current = names::revision(wanted, &build::digest(&present.spec));
             let name = run.labels().get(names::DEFINITION).cloned().unwrap_or_else(|| current.clone());
-            let kept = kept_revision(context, &name).await?;
+            let kept = kept_revision(context, &name, memo).await?;
             let spec = match (&kept, name == current) {
                 (Some(spec), _) => spec.clone(),
                 (None, true) => Ok(present.spec.clone()),
@@ -144,8 +151,12 @@ async fn definition(context: &Context, run: &LakehouseRun) -> Result<Found> {
         Ok(spec) => spec,
         Err(message) => return Ok(Found::refused("InvalidDefinition", message)),
     };
-    let found = context.api::<Lakehouse>().get_opt(&spec.lakehouse).await;
-    let Some(lakehouse) = found.map_err(Error::api("read Lakehouse", &spec.lakehouse))? else {
+    let lakehouse = match memo.lakehouse.take() {
+        Some(known) if known.name_any() == spec.lakehouse => Some(known),
+        _ => context.api::<Lakehouse>().get_opt(&spec.lakehouse).await.map_err(Error::api("read Lakehouse", &spec.lakehouse))?,
+    };
+    memo.lakehouse.clone_from(&lakehouse);
+    let Some(lakehouse) = lakehouse else {
         let message = format!("there is no Lakehouse `{}` in this namespace", spec.lakehouse);
         return Ok(Found::of(Definition::Missing { reason: "LakehouseNotFound", message }));
     };
@@ -177,14 +188,22 @@ fn gone(name: &str) -> Found {
     Found::refused("DefinitionNotFound", format!("ControllerRevision {name}, which holds this run's definition, is gone: make a new run"))
 }
 
-async fn kept_revision(context: &Context, name: &str) -> Result<Option<Result<LakehousePipelineSpec, String>>> {
+async fn kept_revision(context: &Context, name: &str, memo: &mut Memo) -> Result<Option<Result<LakehousePipelineSpec, String>>> {
     // A label may be empty; a name may not, and asking for it would fail for ever.
     if name.is_empty() {
         return Ok(None);
     }
+    if let Some((known, spec)) = &memo.revision
+        && known == name
+    {
+        return Ok(Some(Ok(spec.clone())));
+    }
     let found = context.api::<ControllerRevision>().get_opt(name).await;
-    let found = found.map_err(Error::api("read ControllerRevision", name))?;
-    Ok(found.as_ref().map(build::definition_of))
+    let found = found.map_err(Error::api("read ControllerRevision", name))?.as_ref().map(build::definition_of);
+    if let Some(Ok(spec)) = &found {
+        memo.revision = Some((name.to_owned(), spec.clone()));
+    }
+    Ok(found)
 }
 
 /// What the run asks for; the inner error is for its author.
