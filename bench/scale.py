@@ -199,7 +199,11 @@ def measure(binary: Path, size: Size) -> list[str]:
         }
         with ControlPlane(flags, gogc=100) as plane, Kubelet(plane.api) as kubelet:
             plane.namespace(NAMESPACE)
-            rows = list(Bench(binary, size, folder, plane, kubelet, audit).rows())
+            rows = []
+            for row in Bench(binary, size, folder, plane, kubelet, audit).rows():
+                # The table comes at the end, after many minutes.
+                said(f"{row.what}: {row.value}")
+                rows.append(row)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print("\n| | measured | limit | |\n|---|---:|---:|---|")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 
 from idle import Idle
 from scenarios import EXTERNAL, LAKEHOUSE, pipeline, run
@@ -33,7 +34,7 @@ def test_a_run_costs_twelve_writes(stand: Callable[[str], Stand]) -> None:
         it.wait("silence", it.settled)
         before = len(it.traffic.writes())
         days = [f"2024-01-0{day}T00:00:00Z" for day in (2, 3, 4, 5)]
-        for start, end in zip(days, days[1:], strict=False):
+        for start, end in pairwise(days):
             it.apply(run(f"it-{start[8:10]}", interval={"start": start, "end": end}))
         it.wait("silence", it.settled)
         written = Counter(
