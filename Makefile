@@ -74,7 +74,7 @@ sql: ## QUERY over the tables on this machine
 test: ## install what the tests need and run all of them, the real-cluster ones included
 	tests/all
 
-bench: ## time the silver stage against DuckDB and Polars, interleaved, and print the ratios
+bench: ## time the silver stage against DuckDB and Polars, interleaved; hold the operator to its limits with 10,000 runs
 	bench/run
 
 soak: build ## run the long forms of the fault tests of the operator (an hour)

@@ -19,7 +19,7 @@ from contenders import (
     whole_lines,
 )
 
-PARTS = ("main", "modes", "plain", "memory")
+PARTS = ("main", "modes", "plain", "memory", "scale")
 FORMATS = ("iceberg", "delta", "parquet")
 Contender = Callable[[], Measured]
 Results = dict[str, list[Measured]]
@@ -37,6 +37,7 @@ def main() -> None:
         "modes": modes_part,
         "plain": plain_part,
         "memory": memory_part,
+        "scale": scale_part,
     }
     for name in arguments.only:
         run[name](arguments)
@@ -173,6 +174,18 @@ def memory_part(arguments: argparse.Namespace) -> None:
         )
         if row["private"] * 2**20 > limit:
             sys.exit(f"{mode} took {row['private']:,.0f} MiB of memory, more than its limit")
+
+
+def scale_part(arguments: argparse.Namespace) -> None:
+    """The operator before a real API server, against its limits."""
+    # What it needs is built once, on first use: the other parts do without.
+    import scale
+
+    size = scale.Size(pipelines=100, config_maps=70) if arguments.quick else scale.Size()
+    title("The operator at scale", size.text())
+    missed = scale.measure(arguments.bin / "lakehouse-operator", size)
+    if missed:
+        sys.exit(f"missed: {', '.join(missed)}")
 
 
 def interleaved(contenders: dict[str, Contender], rounds: int) -> Results:

@@ -22,6 +22,9 @@ pub struct Config {
     /// How many objects of one kind are reconciled at the same time.
     #[arg(long, env = "LAKEHOUSE_CONCURRENCY", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub concurrency: u16,
+    /// How often everything that is watched is listed anew. What a watch told of is acted on at once; this is for what it should have told and did not.
+    #[arg(long, env = "LAKEHOUSE_RESYNC", default_value = "10m")]
+    pub resync: HumanDuration,
     /// How many pipelines have metrics of their own, the first ones by namespace and name; the others are counted.
     #[arg(long, env = "LAKEHOUSE_METRICS_PIPELINES", default_value_t = 1000)]
     pub metrics_pipelines: usize,

@@ -40,9 +40,16 @@ fn short_uid(uid: &str) -> String {
     uid.chars().filter(|c| *c != '-').take(8).collect()
 }
 
-/// Name of the Job, and of its ConfigMap, of one attempt: `<run>-<uid8>-<stage>-<attempt>`, at most 63 characters.
+/// Name of the Job of one attempt, and of its ConfigMap where it has one of its own: `<run>-<uid8>-<stage>-<attempt>`, at most 63 characters.
 pub fn job(run: &str, uid: &str, stage: Stage, attempt: i32) -> String {
     let suffix = format!("-{}-{stage}-{attempt}", short_uid(uid));
+    let run = run.replace('.', "-");
+    format!("{}{suffix}", cut(&run, LONGEST - suffix.len()))
+}
+
+/// Name of the ConfigMap that the first attempts of a run's stages share: `<run>-<uid8>-stages`, at most 63 characters.
+pub fn specs(run: &str, uid: &str) -> String {
+    let suffix = format!("-{}-stages", short_uid(uid));
     let run = run.replace('.', "-");
     format!("{}{suffix}", cut(&run, LONGEST - suffix.len()))
 }
@@ -110,6 +117,7 @@ mod tests {
                     assert!(seen.insert(name));
                 }
             }
+            assert!(is_dns_label(&specs(run, UID)) && seen.insert(specs(run, UID)), "{}", specs(run, UID));
         }
         assert_eq!(job("crypto-2024-01-01", UID, Stage::Silver, 2), "crypto-2024-01-01-0f0e0d0c-silver-2");
         assert_ne!(job("r", UID, Stage::Gold, 1), job("r", "11111111-0b0a", Stage::Gold, 1));

@@ -115,6 +115,7 @@ fn each(pipeline: &LakehousePipeline, look: impl Fn(&Attempt<'_>, &StageSpec)) -
             stage,
             attempt: 1,
             name: &names::job("r", UID, stage, 1),
+            shares: true,
             settings: &pipeline.spec.jobs.clone().unwrap_or_default().effective(stage),
             lakehouse: &lakehouse.spec,
             config: &config,
@@ -132,11 +133,13 @@ fn is_data(text: &str) -> usize {
         assert_eq!(build::check(&job, attempt), Ok(()));
         let written = serde_json::to_string(&job).unwrap();
         assert!(!written.contains(MARK) && !written.contains("$("), "{written}");
-        let mut map = build::config_map(attempt, spec);
-        let data = map.data.take().unwrap();
-        assert_eq!(data.keys().collect::<Vec<_>>(), [env::SPEC_FILE]);
-        assert_eq!(serde_json::from_str::<StageSpec>(&data[env::SPEC_FILE]).unwrap(), *spec);
-        assert!(!serde_json::to_string(&map).unwrap().contains(MARK));
+        let (alone, shared) = (build::config_map(attempt, spec), build::shared_config_map(attempt, std::slice::from_ref(spec)));
+        for (mut map, key) in [(alone, env::SPEC_FILE.to_owned()), (shared, format!("{}.json", spec.stage()))] {
+            let data = map.data.take().unwrap();
+            assert_eq!(data.keys().collect::<Vec<_>>(), [&key]);
+            assert_eq!(serde_json::from_str::<StageSpec>(&data[&key]).unwrap().work, spec.work);
+            assert!(!serde_json::to_string(&map).unwrap().contains(MARK));
+        }
     })
 }
 
@@ -300,6 +303,8 @@ fn a_job_that_was_tampered_with_is_not_made() {
         ("/spec", "backoffLimit", json!(1000), "spec.backoffLimit must be 0"),
         ("/spec", "managedBy", json!("x/y"), "managedBy"),
         ("/spec", "suspend", json!(true), "suspend"),
+        ("/spec", "ttlSecondsAfterFinished", json!(60), "spec.ttlSecondsAfterFinished must be at least"),
+        ("/spec", "ttlSecondsAfterFinished", Value::Null, "spec.ttlSecondsAfterFinished must be at least"),
     ];
     let pipeline = serde_json::from_value(pipeline("x")).unwrap();
     let stages = each(&pipeline, |attempt, spec| {

@@ -119,11 +119,12 @@ fn rendered_in(lakehouse: &Lakehouse, pipeline: &LakehousePipeline, stage: Stage
         stage,
         attempt: 1,
         name: &names::job("crypto-2024-01-01", UID, stage, 1),
+        shares: true,
         settings: &settings.effective(stage),
         lakehouse: &lakehouse.spec,
         config: &config,
     };
-    let values = (build::job(&attempt, spec), build::config_map(&attempt, spec));
+    let values = (build::job(&attempt, spec), build::shared_config_map(&attempt, &specs));
     (serde_json::to_value(values.0).unwrap(), serde_json::to_value(values.1).unwrap())
 }
 
@@ -132,8 +133,52 @@ fn jobs_and_config_maps() {
     insta::assert_snapshot!("job-ingest", yaml(&rendered(Stage::Ingest).0));
     insta::assert_snapshot!("job-silver", yaml(&rendered(Stage::Silver).0));
     insta::assert_snapshot!("job-maintenance", yaml(&rendered(Stage::Maintenance).0));
-    insta::assert_snapshot!("config-map-maintenance", yaml(&rendered(Stage::Maintenance).1));
-    insta::assert_snapshot!("config-map-ingest", yaml(&rendered(Stage::Ingest).1));
+    insta::assert_snapshot!("config-map", yaml(&rendered(Stage::Ingest).1));
+}
+
+/// A further attempt, and one of a run whose specs are too large for one ConfigMap, has a ConfigMap of its own.
+#[test]
+fn the_number_of_the_attempt_and_the_size_decide_which_config_map_it_is() {
+    let (config, lakehouse, pipeline, specs) = (config(), lakehouse(), pipeline(), specs());
+    let settings: JobSettings = pipeline.spec.jobs.clone().unwrap();
+    assert!(build::is_shared(1, &specs) && !build::is_shared(2, &specs));
+    let mut large = pipeline.clone();
+    large.spec.gold[0].sql = format!("SELECT '{}' AS text", "x".repeat(800 << 10));
+    assert!(!build::is_shared(1, &specs_of(&large)));
+    let name = names::job("crypto-2024-01-01", UID, Stage::Silver, 2);
+    let attempt = Attempt {
+        run: "crypto-2024-01-01",
+        namespace: "ns",
+        uid: UID,
+        pipeline: "crypto",
+        stage: Stage::Silver,
+        attempt: 2,
+        name: &name,
+        shares: false,
+        settings: &settings.effective(Stage::Silver),
+        lakehouse: &lakehouse.spec,
+        config: &config,
+    };
+    let spec = specs.iter().find(|spec| spec.stage() == Stage::Silver).unwrap().clone().with_attempt(2);
+    let (job, map) = (build::job(&attempt, &spec), build::config_map(&attempt, &spec));
+    assert_eq!(build::check(&job, &attempt), Ok(()));
+    let job = serde_json::to_value(job).unwrap();
+    let volume = &job["spec"]["template"]["spec"]["volumes"][0]["configMap"];
+    assert_eq!(volume, &json!({"name": name, "items": [{"key": "stage.json", "path": "stage.json"}]}));
+    assert_eq!((map.metadata.name.as_deref(), map.immutable), (Some(name.as_str()), Some(true)));
+    let data = map.data.unwrap();
+    assert_eq!(serde_json::from_str::<StageSpec>(&data["stage.json"]).unwrap(), spec);
+}
+
+/// A Job that shall go sooner than a day is there for a day until its outcome is recorded, and known by it.
+#[test]
+fn no_job_goes_before_its_outcome_is_read() {
+    for (wanted, given) in [("1s", build::GOES_SOONER), ("23h", build::GOES_SOONER), ("24h", build::KEPT), ("48h", 2 * build::KEPT)] {
+        let mut pipeline = pipeline();
+        pipeline.spec.jobs = Some(serde_json::from_value(json!({"ttlAfterFinished": wanted})).unwrap());
+        let (job, _) = rendered_of(&pipeline, Stage::Silver);
+        assert_eq!(job["spec"]["ttlSecondsAfterFinished"], given, "{wanted}");
+    }
 }
 
 #[test]
@@ -149,8 +194,8 @@ fn definition_and_triggered_run() {
 fn the_spec_in_a_config_map_is_the_stage_s() {
     for spec in specs() {
         let (_, map) = rendered(spec.stage());
-        let text = map["data"][lakehouse_contract::env::SPEC_FILE].as_str().unwrap();
-        assert_eq!(serde_json::from_str::<StageSpec>(text).unwrap(), spec);
+        let text = map["data"][format!("{}.json", spec.stage())].as_str().unwrap();
+        assert_eq!(serde_json::from_str::<StageSpec>(text).unwrap(), spec.clone().with_attempt(1));
         assert_eq!(spec.run.id, RunId::new("crypto-2024-01-01", UID));
     }
 }
@@ -169,7 +214,7 @@ fn pods_are_restricted() {
         assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
         assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true);
         assert_eq!(container["securityContext"]["capabilities"], json!({"drop": ["ALL"]}));
-        assert_eq!(job["spec"]["ttlSecondsAfterFinished"], serde_json::Value::Null, "outcome before cleanup");
+        assert_eq!(job["spec"]["ttlSecondsAfterFinished"], build::KEPT, "outcome before cleanup");
         assert_eq!(job["metadata"]["ownerReferences"][0]["uid"], UID);
         let volumes: Vec<_> = pod["volumes"].as_array().unwrap().iter().flat_map(|v| v.as_object().unwrap().keys()).collect();
         assert!(volumes.iter().all(|kind| ["name", "configMap", "emptyDir"].contains(&kind.as_str())), "{volumes:?}");
@@ -211,7 +256,7 @@ fn every_stage_reports_lineage_where_the_lakehouse_says_with_a_token_by_referenc
         let container = &job["spec"]["template"]["spec"]["containers"][0];
         let token = container["env"].as_array().unwrap().iter().find(|variable| variable["name"] == "LAKEHOUSE_LINEAGE_TOKEN");
         assert_eq!(token.unwrap()["valueFrom"]["secretKeyRef"], json!({"name": "marquez", "key": "token"}));
-        let spec: StageSpec = serde_json::from_str(config_map["data"]["stage.json"].as_str().unwrap()).unwrap();
+        let spec: StageSpec = serde_json::from_str(config_map["data"][format!("{stage}.json")].as_str().unwrap()).unwrap();
         let to = spec.lineage.unwrap();
         assert_eq!(to.namespace, "ns");
         let endpoint = to.http.unwrap();

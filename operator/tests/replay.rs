@@ -10,12 +10,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, TimeDelta, Utc};
 use lakehouse_api::{LakehouseRun, common::Stage, run::StageState};
 use lakehouse_contract::{MaintenanceReport, Reason, StageFailure, Termination, Totals};
-use lakehouse_operator::plan::{
-    Note,
-    admission::Admission,
-    outcome::{ContainerExit, JobEnd, JobView, PodView},
-    run::{Definition, Observed, Obstacle, Step, decide},
-    status::{finished, phase},
+use lakehouse_operator::{
+    build::{GOES_SOONER, KEPT},
+    plan::{
+        Note,
+        admission::Admission,
+        outcome::{ContainerExit, JobEnd, JobView, PodView},
+        run::{Definition, Observed, Obstacle, Step, decide},
+        status::{finished, phase},
+    },
 };
 use serde_json::json;
 
@@ -147,15 +150,15 @@ impl World {
             Step::Create { job, .. } => {
                 if !self.jobs.contains_key(&job) {
                     *self.made.entry(job.clone()).or_default() += 1;
-                    self.jobs.insert(job.clone(), JobView { name: job, created: self.now, ..JobView::default() });
+                    self.jobs.insert(job.clone(), JobView { name: job, created: self.now, ttl: Some(GOES_SOONER), ..JobView::default() });
                 }
             }
             Step::Delete { job, .. } => {
                 self.jobs.remove(&job);
             }
-            Step::Expire { job, .. } => {
+            Step::Expire { job, seconds, .. } => {
                 if let Some(job) = self.jobs.get_mut(&job) {
-                    job.expires = true;
+                    job.ttl = Some(seconds);
                 }
             }
             Step::Wait(wait) => {
@@ -193,10 +196,10 @@ impl World {
         true
     }
 
-    /// The TTL controller deletes what may go.
+    /// The TTL controller deletes what may go within a day.
     fn expire_all(&mut self) -> bool {
         let before = self.jobs.len();
-        self.jobs.retain(|_, job| !(job.expires && job.end.is_some()));
+        self.jobs.retain(|_, job| !(job.ttl.is_some_and(|ttl| ttl <= KEPT) && job.end.is_some()));
         self.jobs.len() != before
     }
 

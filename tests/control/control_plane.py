@@ -10,6 +10,7 @@ import shutil
 import ssl
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -55,11 +56,19 @@ def _rights() -> str:
 
 
 class ControlPlane:
-    """The running control plane."""
+    """The running control plane, with further flags of its programs by their names."""
 
-    def __init__(self, definitions: Path | None = ROOT / "crds" / "generated") -> None:
+    def __init__(
+        self,
+        flags: Mapping[str, Sequence[str]] | None = None,
+        gogc: int = 800,
+        definitions: Path | None = ROOT / "crds" / "generated",
+    ) -> None:
         """`definitions`: the folder of the CRDs that are there from the beginning; None: none are."""
         self._definitions = definitions
+        self._flags = dict(flags or {})
+        # Memory is there, and what collects garbage would take a fifth of the time; not with gigabytes in use.
+        self._environment = {**os.environ, "GOGC": str(gogc)}
         self._folder = Path(tempfile.mkdtemp(prefix="lakehouse-control-"))
         self._processes: list[subprocess.Popen[bytes]] = []
         self.etcd_port, self.port = free_port(), free_port()
@@ -116,8 +125,7 @@ class ControlPlane:
 
     def _run(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
         log = self._folder / f"{name}.log"
-        # Memory is there, and what collects garbage would take a fifth of the time.
-        process = processes.start([program(name), *arguments], log, {**os.environ, "GOGC": "800"})
+        process = processes.start([program(name), *arguments, *self._flags.get(name, ())], log, self._environment)
         self._processes.append(process)
         return process
 

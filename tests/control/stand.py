@@ -106,6 +106,8 @@ class Stand:
         self._logs: list[Path] = []
         self._last: Call | None = None
         self.images = IMAGES
+        # Flags of every operator.
+        self.flags: Sequence[str] = ()
         # Held by whoever ends and starts operators.
         self.lock = threading.RLock()
 
@@ -139,7 +141,7 @@ class Stand:
             "KUBECONFIG": str(self._kubeconfig),
             "POD_NAME": f"{self.name}-{len(self.operators)}",
         }
-        operator = processes.start([*map(str, command), *flags], log, environment)
+        operator = processes.start([*map(str, command), *self.flags, *flags], log, environment)
         self.operators.append(operator)
         self._logs.append(log)
         return operator
@@ -229,7 +231,7 @@ class Stand:
         over = all(succeeded_condition(run).get("status") in ("True", "False") for run in runs)
         return (
             over
-            and all("ttlSecondsAfterFinished" in job["spec"] for job in self.items("jobs"))
+            and all(job["spec"]["ttlSecondsAfterFinished"] <= 86400 for job in self.items("jobs"))
             and self.traffic.since_last_write() > 0.7
         )
 

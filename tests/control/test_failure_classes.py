@@ -63,9 +63,9 @@ def test_a_run_retries_from_the_stage_that_failed(stand: Callable[[str], Stand])
         assert again is not None
         assert again["status"]["inputsFrom"] == f"{RUN}-{original['metadata']['uid'].replace('-', '')[:8]}"
         assert [stage["name"] for stage in again["status"]["stages"]] == ["silver", "gold"]
-        specs = [it.get("configmaps", stage["job"]) for stage in again["status"]["stages"]]
-        assert specs[0] is not None
-        assert again["status"]["inputsFrom"] in specs[0]["data"]["stage.json"]
+        specs = it.get("configmaps", again["status"]["stages"][0]["job"].replace("silver-1", "stages"))
+        assert specs is not None
+        assert again["status"]["inputsFrom"] in specs["data"]["silver.json"]
         nothing = it.get("lakehouseruns", "nothing")
         assert nothing is not None
         condition = nothing["status"]["conditions"][0]

@@ -39,6 +39,22 @@ def http_request(method: str, path: str, query: str = "") -> Callable[[object], 
     return matches
 
 
+class Tamper:
+    """Changes answers on their way; as it is, none."""
+
+    def lines(self, request: HttpRequest, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes] | None:
+        """The lines that the client gets instead of those of a chunked answer; None: what the server says. After the last one the connection ends."""
+        return None
+
+    def wants(self, request: HttpRequest) -> bool:
+        """Whether `body` is to be asked about the answer to this request."""
+        return False
+
+    def body(self, request: HttpRequest, content: bytes) -> bytes:
+        """The body that the client gets."""
+        return content
+
+
 @dataclass
 class Head:
     """First line and headers of a message, with the bytes they came in."""
@@ -95,6 +111,52 @@ async def chunks(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
             return
 
 
+async def unchunked(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """What a chunked body holds, as it comes."""
+    while count := int((await reader.readuntil(b"\r\n")).split(b";")[0], 16):
+        async for piece in pieces(reader, count):
+            yield piece
+        await reader.readexactly(2)
+    while await reader.readuntil(b"\r\n") != b"\r\n":
+        pass
+
+
+async def split(content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Whole lines, with their ends."""
+    rest = b""
+    async for piece in content:
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line + b"\n"
+
+
+async def pass_tampered(
+    world: World, client: Stream, server: Stream, answer: Head, request: HttpRequest
+) -> bool | None:
+    """Passes an answer on that is changed on its way; whether the connection goes on, None where nothing is changed."""
+    tamper: Tamper | None = world.tamper
+    if tamper is None or answer.status != 200:
+        return None
+    if tamper.wants(request):
+        read = unchunked(server.reader) if answer.chunked else pieces(server.reader, answer.length)
+        content = tamper.body(request, b"".join([piece async for piece in read]))
+        kept = [
+            line
+            for line in answer.raw.split(b"\r\n")[1:-2]
+            if not line.lower().startswith((b"content-length", b"transfer-"))
+        ]
+        head = [answer.first.encode(), *kept, b"content-length: %d" % len(content), b"", b""]
+        await world.send(client, b"\r\n".join(head) + content)
+        return True
+    if answer.chunked and (lines := tamper.lines(request, split(unchunked(server.reader)))) is not None:
+        await world.send(client, answer.raw)
+        async for line in lines:
+            await world.send(client, b"%x\r\n" % len(line) + line + b"\r\n")
+        await world.send(client, b"0\r\n\r\n")
+        return False
+    return None
+
+
 async def handle(world: World, client: Stream, server: Stream) -> None:
     """Serves one connection until a side closes it."""
     while True:
@@ -145,6 +207,8 @@ async def pass_answer(
         fault = None
     if fault is not None and fault.spot is Spot.APPLIED:
         await world.fire(fault, request, client)
+    if fault is None and (goes_on := await pass_tampered(world, client, server, answer, request)) is not None:
+        return goes_on
     await world.send(client, answer.raw)
     bodiless = request.method == "HEAD" or answer.status in (204, 304)
     if not bodiless and answer.chunked:

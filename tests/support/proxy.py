@@ -111,6 +111,9 @@ Handler = Callable[["World", Stream, Stream], Awaitable[None]]
 class World:
     """The proxies of a job and the fault that waits for it."""
 
+    # What changes answers on their way, for protocols whose handler asks it (`http_proxy.Tamper`).
+    tamper: Any = None
+
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._open = asyncio.Event()

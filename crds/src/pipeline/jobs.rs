@@ -33,7 +33,7 @@ pub struct JobSettings {
     /// CPU and memory of the stage's container.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
-    /// How long a finished Job is kept once its outcome is in the run's status; default 1h.
+    /// How long a finished Job is kept, with its pod and that one's log; default 24h. Less than that counts from when its outcome is in the run's status.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ttl_after_finished: Option<HumanDuration>,
     /// Overrides for ingest.
@@ -140,7 +140,7 @@ impl JobSettings {
             timeout: own.and_then(|s| s.timeout).or(self.timeout).unwrap_or(HumanDuration::seconds(3_600)),
             start_deadline: own.and_then(|s| s.start_deadline).or(self.start_deadline).unwrap_or(HumanDuration::seconds(900)),
             resources: own.and_then(|s| s.resources.clone()).or_else(|| self.resources.clone()).unwrap_or_default(),
-            ttl_after_finished: self.ttl_after_finished.unwrap_or(HumanDuration::seconds(3_600)),
+            ttl_after_finished: self.ttl_after_finished.unwrap_or(HumanDuration::seconds(86_400)),
         }
     }
 }

@@ -10,7 +10,7 @@ use k8s_openapi::api::batch::v1::Job;
 use lakehouse_contract::env;
 use serde_json::{Map, Value, json};
 
-use super::{Attempt, owner};
+use super::{Attempt, KEPT, owner};
 
 /// Why a Job is not made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -26,8 +26,16 @@ pub struct Breach {
 
 const JOB: &[&str] = &["apiVersion", "kind", "metadata", "spec"];
 const METADATA: &[&str] = &["name", "namespace", "labels", "ownerReferences"];
-const SPEC: &[&str] =
-    &["backoffLimit", "podFailurePolicy", "completions", "parallelism", "podReplacementPolicy", "activeDeadlineSeconds", "template"];
+const SPEC: &[&str] = &[
+    "backoffLimit",
+    "podFailurePolicy",
+    "completions",
+    "parallelism",
+    "podReplacementPolicy",
+    "activeDeadlineSeconds",
+    "ttlSecondsAfterFinished",
+    "template",
+];
 const POD: &[&str] = &[
     "restartPolicy",
     "serviceAccountName",
@@ -73,6 +81,11 @@ pub fn check(job: &Job, attempt: &Attempt<'_>) -> Result<(), Breach> {
     look.only(&job["spec"], "spec", SPEC)?;
     for (field, value) in [("backoffLimit", 0), ("completions", 1), ("parallelism", 1)] {
         look.equal(&job["spec"][field], &format!("spec.{field}"), json!(value))?;
+    }
+    if job["spec"]["ttlSecondsAfterFinished"].as_i64().is_none_or(|seconds| seconds < KEPT.into()) {
+        return Err(
+            look.breach("spec.ttlSecondsAfterFinished", format!("must be at least {KEPT}: the outcome is read before the Job goes"))
+        );
     }
     look.only(&job["spec"]["template"], "spec.template", &["metadata", "spec"])?;
     look.only(&job["spec"]["template"]["metadata"], "spec.template.metadata", &["labels"])?;
@@ -131,10 +144,10 @@ impl Look<'_> {
         }
     }
 
-    /// The attempt's own ConfigMap and a folder that goes with the pod.
+    /// The ConfigMap of the attempt or of its run, and a folder that goes with the pod.
     fn volumes(&self, volumes: &Value, field: &str, attempt: &Attempt<'_>) -> Result<(), Breach> {
-        let items = json!([{"key": env::SPEC_FILE, "path": env::SPEC_FILE}]);
-        let spec = json!({"name": "spec", "configMap": {"name": attempt.name, "items": items}});
+        let items = json!([{"key": attempt.config_key(), "path": env::SPEC_FILE}]);
+        let spec = json!({"name": "spec", "configMap": {"name": attempt.config_map(), "items": items}});
         match volumes.as_array().map(Vec::as_slice) {
             Some([first, second]) => {
                 self.equal(first, &format!("{field}[0]"), spec)?;

@@ -16,7 +16,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta},
 };
-use lakehouse_api::{common::FailureClass, pipeline::Resources};
+use lakehouse_api::{
+    common::FailureClass,
+    pipeline::{Resources, jobs::EffectiveSettings},
+};
 use lakehouse_contract::{ExitCode, Stage, StageSpec, TraceContext, Work, env};
 
 use super::Attempt;
@@ -28,7 +31,8 @@ const GRACE_SECONDS: i64 = 30;
 /// Name of the one container.
 const CONTAINER: &str = "stage";
 
-/// The Job of an attempt whose spec is `spec`. Without a TTL: it gets one when its outcome is recorded.
+/// The Job of an attempt whose spec is `spec`. It is there for [`KEPT`] at least, so that its outcome is: one that shall go sooner does when its
+/// outcome is recorded.
 pub fn job(attempt: &Attempt<'_>, spec: &StageSpec) -> Job {
     let timeout = i64::try_from(attempt.settings.timeout.0.as_secs()).unwrap_or(i64::MAX).max(1);
     Job {
@@ -41,6 +45,7 @@ pub fn job(attempt: &Attempt<'_>, spec: &StageSpec) -> Job {
             parallelism: Some(1),
             pod_replacement_policy: Some("Failed".to_owned()),
             active_deadline_seconds: Some(timeout),
+            ttl_seconds_after_finished: Some(first_time_to_live(attempt.settings)),
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta { labels: Some(attempt.labels()), ..ObjectMeta::default() }),
                 spec: Some(pod(attempt, spec)),
@@ -49,6 +54,23 @@ pub fn job(attempt: &Attempt<'_>, spec: &StageSpec) -> Job {
         }),
         status: None,
     }
+}
+
+/// Seconds that an ended Job is there for the operator to read its outcome, however long that one was away. Whose outcome went with its Job is
+/// executed once more, and finds what it committed.
+pub const KEPT: i32 = 86_400;
+
+/// The time to live of a Job that shall go sooner than [`KEPT`] and whose outcome was not recorded: by it such a Job is known.
+pub const GOES_SOONER: i32 = KEPT + 1;
+
+fn first_time_to_live(settings: &EffectiveSettings) -> i32 {
+    let wanted = time_to_live(settings);
+    if wanted < KEPT { GOES_SOONER } else { wanted }
+}
+
+/// How many seconds an ended Job stays once its outcome is recorded.
+pub fn time_to_live(settings: &EffectiveSettings) -> i32 {
+    i32::try_from(settings.ttl_after_finished.0.as_secs()).unwrap_or(i32::MAX)
 }
 
 /// The classes that a Job tells apart by itself, in the order of its rules.
@@ -111,8 +133,8 @@ fn pod(attempt: &Attempt<'_>, spec: &StageSpec) -> PodSpec {
             Volume {
                 name: "spec".to_owned(),
                 config_map: Some(ConfigMapVolumeSource {
-                    name: attempt.name.to_owned(),
-                    items: Some(vec![KeyToPath { key: env::SPEC_FILE.to_owned(), path: env::SPEC_FILE.to_owned(), mode: None }]),
+                    name: attempt.config_map(),
+                    items: Some(vec![KeyToPath { key: attempt.config_key(), path: env::SPEC_FILE.to_owned(), mode: None }]),
                     ..ConfigMapVolumeSource::default()
                 }),
                 ..Volume::default()

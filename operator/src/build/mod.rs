@@ -9,11 +9,11 @@ mod run;
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
-use lakehouse_contract::Stage;
+use lakehouse_contract::{Stage, env};
 
 pub use check::{Breach, check};
-pub use config_map::config_map;
-pub use job::{job, matched_rule, memory_limit};
+pub use config_map::{config_map, is_shared, shared_config_map};
+pub use job::{GOES_SOONER, KEPT, job, matched_rule, memory_limit, time_to_live};
 pub use revision::{definition_of, digest, revision};
 pub use run::{backfill_run, scheduled_run, triggered_run};
 
@@ -35,8 +35,10 @@ pub struct Attempt<'a> {
     pub stage: Stage,
     /// Number of the attempt, from 1.
     pub attempt: i32,
-    /// Name of Job and ConfigMap.
+    /// Name of the Job.
     pub name: &'a str,
+    /// Its spec is in the ConfigMap that the first attempts of the run's stages share; else it has one of its own, named as the Job is.
+    pub shares: bool,
     /// Settings of the Job.
     pub settings: &'a EffectiveSettings,
     /// Where credentials are found.
@@ -55,6 +57,16 @@ impl Attempt<'_> {
             (names::STAGE, self.stage.as_str()),
             (names::ATTEMPT, &self.attempt.to_string()),
         ])
+    }
+
+    /// Name of the ConfigMap that the spec is in.
+    pub fn config_map(&self) -> String {
+        if self.shares { names::specs(self.run, self.uid) } else { self.name.to_owned() }
+    }
+
+    /// The key of the spec there.
+    fn config_key(&self) -> String {
+        if self.shares { config_map::shared_key(self.stage) } else { env::SPEC_FILE.to_owned() }
     }
 
     fn metadata(&self) -> ObjectMeta {

@@ -1,11 +1,13 @@
 //! Thin shells around [`crate::plan`] and [`crate::build`]: observe, decide, apply. One controller per kind and namespace.
 
 mod backfill;
+mod cache;
 mod error;
 mod events;
 mod lakehouse;
 mod pipeline;
 mod run;
+mod watched;
 
 use std::{
     collections::BTreeSet,
@@ -45,6 +47,7 @@ use crate::{
 };
 use events::Events;
 use run::Claims;
+use watched::watched;
 
 /// After an error: when the object is looked at again, if nothing triggers it before.
 const AFTER_ERROR: Duration = Duration::from_secs(10);
@@ -157,19 +160,29 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
     let settings = ControllerConfig::default().concurrency(config.concurrency);
 
     // The caches are written before the triggers come out, so that what triggers is what is then seen.
-    let changed_runs = touched(reflector::reflector(runs_writer, watcher(context.api::<LakehouseRun>(), every.clone())));
-    let changed_jobs = touched(reflector::reflector(jobs_writer, watcher(context.api::<Job>(), made_here)));
+    // One watch and one cache of runs serve them all: with their own they would double what is the largest part of the operator's memory.
+    let resync = config.resync.0;
+    let runs = watched(context.api::<LakehouseRun>(), every.clone(), resync).modify(cache::of_run);
+    let (run_changes, changed_runs) = unbounded();
+    let own_runs = touched(reflector::reflector(runs_writer, runs)).inspect(move |run| {
+        let _ = run_changes.unbounded_send(Changed::of(run));
+    });
+    let jobs = watched(context.api::<Job>(), made_here, resync).modify(cache::of_job);
+    let changed_jobs = touched(reflector::reflector(jobs_writer, jobs));
 
-    let lakehouses = Controller::new(context.api::<Lakehouse>(), every.clone());
-    let known_lakehouses = lakehouses.store();
+    let (known_lakehouses, lakehouses_writer) = reflector::store();
+    let own_lakehouses = touched(reflector::reflector(lakehouses_writer, watched(context.api::<Lakehouse>(), every.clone(), resync)));
+    let lakehouses = Controller::for_stream(own_lakehouses.map(Ok), known_lakehouses.clone());
     let lakehouses = lakehouses.with_config(settings.clone()).graceful_shutdown_on(shutdown.clone().wanted()).run(
         |it, context: Arc<Context>| context.telling.metrics.clone().reconciliation("Lakehouse", lakehouse::reconcile(it, context)),
         error::policy,
         Arc::clone(&context),
     );
 
-    let pipelines = Controller::new(context.api::<LakehousePipeline>(), every.clone());
-    let known = pipelines.store();
+    let (known, pipelines_writer) = reflector::store();
+    let own_pipelines = watched(context.api::<LakehousePipeline>(), every.clone(), resync).modify(cache::of_pipeline);
+    let own_pipelines = touched(reflector::reflector(pipelines_writer, own_pipelines));
+    let pipelines = Controller::for_stream(own_pipelines.map(Ok), known.clone());
     context.telling.metrics.watch(Caches {
         namespace: context.namespace.clone(),
         runs: context.runs.clone(),
@@ -177,13 +190,12 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
         lakehouses: known_lakehouses,
     });
     let (to_backfills, of_backfills) = unbounded();
-    let of_run = changed_runs.map(move |run| {
-        let namespace = run.metadata.namespace.as_deref().unwrap_or_default();
-        if let Some(backfill) = run.labels().get(BACKFILL_LABEL) {
+    let of_run = changed_runs.map(move |changed: Changed| {
+        if let Some(backfill) = changed.backfill {
             // The receiver is gone only when the process ends.
-            let _ = to_backfills.unbounded_send(ObjectRef::new(backfill).within(namespace));
+            let _ = to_backfills.unbounded_send(backfill);
         }
-        ObjectRef::new(&run.spec.pipeline).within(namespace)
+        changed.pipeline
     });
     let pipelines = pipelines
         .watches(context.api::<Lakehouse>(), every.clone(), move |lakehouse: Lakehouse| {
@@ -203,8 +215,9 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
             Arc::clone(&context),
         );
 
-    let backfills = Controller::new(context.api::<LakehouseBackfill>(), every.clone());
-    let all_backfills = backfills.store();
+    let (all_backfills, backfills_writer) = reflector::store();
+    let own_backfills = touched(reflector::reflector(backfills_writer, watched(context.api::<LakehouseBackfill>(), every.clone(), resync)));
+    let backfills = Controller::for_stream(own_backfills.map(Ok), all_backfills.clone());
     // Nobody else sets it.
     let _ = context.backfills.set(all_backfills.clone());
     let backfills = backfills.reconcile_on(of_backfills).with_config(settings.clone()).graceful_shutdown_on(shutdown.clone().wanted()).run(
@@ -217,7 +230,7 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
         let name = job.metadata.labels.as_ref().and_then(|labels| labels.get(names::RUN));
         ready(name.map(|name| ObjectRef::new(name).within(job.metadata.namespace.as_deref().unwrap_or_default())))
     });
-    let runs = Controller::new(context.api::<LakehouseRun>(), every)
+    let runs = Controller::for_stream(own_runs.map(Ok), context.runs.clone())
         .reconcile_on(of_job)
         .reconcile_on(freed)
         .with_config(settings)
@@ -246,6 +259,22 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
         drain("LakehouseBackfill", backfills),
         filled
     );
+}
+
+/// Whom a change of a run concerns.
+struct Changed {
+    pipeline: ObjectRef<LakehousePipeline>,
+    backfill: Option<ObjectRef<LakehouseBackfill>>,
+}
+
+impl Changed {
+    fn of(run: &LakehouseRun) -> Self {
+        let namespace = run.metadata.namespace.as_deref().unwrap_or_default();
+        Self {
+            pipeline: ObjectRef::new(&run.spec.pipeline).within(namespace),
+            backfill: run.labels().get(BACKFILL_LABEL).map(|backfill| ObjectRef::new(backfill).within(namespace)),
+        }
+    }
 }
 
 /// Objects that appeared, changed or went, with backoff where the watch fails.

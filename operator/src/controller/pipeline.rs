@@ -20,7 +20,7 @@ use crate::{
     plan::{
         Note,
         history::expired,
-        pipeline::{Finding, READY, handled, prunable, run_interval, status},
+        pipeline::{Finding, READY, begins_soon, handled, prunable, run_interval, status},
     },
 };
 
@@ -55,6 +55,12 @@ pub(crate) async fn reconcile(pipeline: Arc<LakehousePipeline>, context: Arc<Con
     let mut next = status(&pipeline, &finding, runs.iter().map(AsRef::as_ref), now());
     if let Some(scheduled) = &scheduled {
         scheduled.enter(&mut next);
+    }
+    // A run that was just made begins within moments: one write says both.
+    if notes.is_empty()
+        && let Some(wait) = begins_soon(pipeline.status.as_ref(), &next, runs.iter().map(AsRef::as_ref), now())
+    {
+        return Ok(Action::requeue(scheduled.and_then(|scheduled| scheduled.wait).map_or(wait, |due| due.min(wait))));
     }
     let unchanged = pipeline.status.as_ref() == Some(&next);
     if pipeline.status.as_ref() != Some(&next) {

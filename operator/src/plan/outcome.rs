@@ -18,8 +18,8 @@ pub struct JobView {
     pub created: DateTime<Utc>,
     /// It is being deleted.
     pub deleting: bool,
-    /// It has a `ttlSecondsAfterFinished`.
-    pub expires: bool,
+    /// Its `ttlSecondsAfterFinished`.
+    pub ttl: Option<i32>,
     /// The Job controller has not made a pod for it yet.
     pub podless: bool,
     /// Its end, if it has ended.

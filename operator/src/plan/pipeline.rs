@@ -1,8 +1,8 @@
 //! What a pipeline's definition asks for: a run per change, the pipeline's status, and which old revisions may go.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use lakehouse_api::{
     LakehousePipeline, LakehouseRun,
     pipeline::{LakehousePipelineStatus, LastRun, OnApplyInterval, StaleStatus},
@@ -97,6 +97,25 @@ pub fn status<'a>(
     status
 }
 
+/// How long the status may say nothing of a run that was made and has not begun.
+const UNTIL_BEGUN: TimeDelta = TimeDelta::seconds(2);
+
+/// How long to wait before `next` is written, if all that it says beyond `written` is that runs were made that nobody has looked at yet.
+pub fn begins_soon<'a>(
+    written: Option<&LakehousePipelineStatus>,
+    next: &LakehousePipelineStatus,
+    runs: impl Iterator<Item = &'a LakehouseRun>,
+    now: DateTime<Utc>,
+) -> Option<Duration> {
+    let same = LakehousePipelineStatus { active_runs: next.active_runs, last_run: next.last_run.clone(), ..written?.clone() };
+    if same != *next || written == Some(next) {
+        return None;
+    }
+    let fresh = runs.filter(|run| run.status.is_none());
+    let youngest = fresh.filter_map(|run| run.metadata.creation_timestamp.as_ref()).map(instant).max()?;
+    (youngest + UNTIL_BEGUN - now).to_std().ok().filter(|left| !left.is_zero())
+}
+
 /// What the gold stage of a run found stale when it ended.
 fn stale(run: &LakehouseRun) -> Option<StaleStatus> {
     let gold = run.status.as_ref()?.stages.iter().find(|stage| stage.name == Stage::Gold)?;
@@ -133,6 +152,28 @@ mod tests {
             "spec": {"lakehouse": "main", "trigger": trigger, "ingest": [{"name": "s", "pulse": {}}]}
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn a_run_that_is_about_to_begin_is_told_of_when_it_has() {
+        let (definition, now) = (pipeline(json!({"external": {}})), at("2024-01-05T00:00:01Z"));
+        let valid = Finding::Valid("p-0123456789".to_owned());
+        let status_of = |known: &LakehousePipeline, runs: &[&LakehouseRun]| status(known, &valid, runs.iter().copied(), now);
+        let mut made = run("b", "2024-01-05T00:00:00Z", 2, None);
+        made.status = None;
+        // The first status is not held back.
+        let first = status_of(&definition, &[&made]);
+        assert_eq!(begins_soon(None, &first, [&made].into_iter(), now), None);
+        let known = LakehousePipeline { status: Some(status_of(&definition, &[])), ..definition };
+        let next = status_of(&known, &[&made]);
+        assert_eq!(begins_soon(known.status.as_ref(), &next, [&made].into_iter(), now), Some(Duration::from_secs(1)));
+        assert_eq!(begins_soon(known.status.as_ref(), &next, [&made].into_iter(), now + TimeDelta::seconds(1)), None, "it had its time");
+        // It has begun, or something else is to be said.
+        let begun = run("b", "2024-01-05T00:00:00Z", 2, Some(("Unknown", "Running")));
+        assert_eq!(begins_soon(known.status.as_ref(), &status_of(&known, &[&begun]), [&begun].into_iter(), now), None);
+        let ended = run("a", "2024-01-04T00:00:00Z", 1, Some(("True", "Completed")));
+        assert_eq!(begins_soon(known.status.as_ref(), &status_of(&known, &[&ended, &made]), [&ended, &made].into_iter(), now), None);
+        assert_eq!(begins_soon(known.status.as_ref(), known.status.as_ref().unwrap(), [&made].into_iter(), now), None);
     }
 
     fn run(name: &str, created: &str, day: u32, phase: Option<(&str, &str)>) -> LakehouseRun {

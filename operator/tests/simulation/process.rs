@@ -158,7 +158,7 @@ impl Process {
             }
             Step::Create { stage, job, .. } => Write::Create { run: name.clone(), stage, job },
             Step::Delete { job, version, unchanged } => Write::Delete { job, version, unchanged },
-            Step::Expire { job, uid, .. } => Write::Expire { job, uid },
+            Step::Expire { job, uid, seconds } => Write::Expire { job, uid, seconds },
             Step::Wait(pause) => {
                 self.queue.insert(name, world.now + TimeDelta::from_std(pause).unwrap());
                 return;

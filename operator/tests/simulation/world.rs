@@ -13,16 +13,16 @@ use lakehouse_api::{
     run::{RunState, StageState},
 };
 use lakehouse_contract::{Reason, StageFailure, Termination, Totals};
-use lakehouse_operator::plan::{
-    outcome::{ContainerExit, JobEnd, JobView, PodView, Version},
-    status::{finished, phase},
+use lakehouse_operator::{
+    build::GOES_SOONER,
+    plan::{
+        outcome::{ContainerExit, JobEnd, JobView, PodView, Version},
+        status::{finished, phase},
+    },
 };
 use serde_json::{Value, json};
 
 use super::rng::Rng;
-
-/// Seconds for which an ended Job is kept.
-pub const KEPT: i64 = 60;
 
 /// One write as it arrives at the API server.
 #[derive(Clone, Debug)]
@@ -31,7 +31,7 @@ pub enum Write {
     KeepDefinition,
     Create { run: String, stage: Stage, job: String },
     Delete { job: String, version: Version, unchanged: bool },
-    Expire { job: String, uid: String },
+    Expire { job: String, uid: String, seconds: i32 },
 }
 
 #[derive(Clone)]
@@ -185,11 +185,11 @@ impl World {
                     self.jobs.remove(&job);
                 }
             }
-            Write::Expire { job, uid } => {
+            Write::Expire { job, uid, seconds } => {
                 let version = self.bump();
                 if let Some(there) = self.jobs.get_mut(&job).filter(|there| there.view.version.uid == uid) {
                     assert!(there.view.end.is_some(), "{job} is at work and may expire");
-                    there.view.expires = true;
+                    there.view.ttl = Some(seconds);
                     there.view.version.resource = version;
                     there.ends = self.now;
                 }
@@ -240,6 +240,7 @@ impl World {
             name: job.clone(),
             version: Version { uid: version.clone(), resource: version },
             created: self.now,
+            ttl: Some(GOES_SOONER),
             pod: (fate == Some(FailureClass::NotStarted)).then(|| self.stuck_pod()),
             ..JobView::default()
         };
@@ -264,7 +265,8 @@ impl World {
     /// Pods end, Jobs end with them, and those that may go are gone. The runs whose Jobs changed.
     pub fn kubernetes(&mut self) -> Vec<String> {
         let (now, mut changed) = (self.now, Vec::new());
-        self.jobs.retain(|_, job| !(job.view.expires && job.ends + TimeDelta::seconds(KEPT) <= now));
+        let goes = |job: &Job| job.view.ttl.is_some_and(|ttl| job.view.end.is_some() && job.ends + TimeDelta::seconds(ttl.into()) <= now);
+        self.jobs.retain(|_, job| !goes(job));
         let due: Vec<String> =
             self.jobs.iter().filter(|(_, job)| job.view.end.is_none() && job.ends <= now).map(|(name, _)| name.clone()).collect();
         for name in due {

@@ -25,7 +25,7 @@ use crate::{
     plan::{outcome::Version, run::Obstacle},
 };
 
-/// Makes the ConfigMap and the Job of an attempt, or adopts those that an earlier try made.
+/// Makes the Job of an attempt, and its ConfigMap where there is none yet, or adopts those that an earlier try made.
 pub(crate) async fn create(
     context: &Context,
     run: &LakehouseRun,
@@ -48,6 +48,7 @@ pub(crate) async fn create(
         stage,
         attempt,
         name,
+        shares: build::is_shared(attempt, &plan.specs),
         settings: &plan.jobs.effective(stage),
         lakehouse: &plan.lakehouse.spec,
         config: &context.jobs,
@@ -57,8 +58,15 @@ pub(crate) async fn create(
         tracing::error!(run = of.run, "{breach}");
         return Ok(Some(Obstacle::Invalid(breach.to_string())));
     }
-    if let Some(obstacle) = ensure(&context.api::<ConfigMap>(), &build::config_map(&of, &spec), &uid, "create ConfigMap").await? {
-        return Ok(Some(obstacle));
+    let config_maps = context.api::<ConfigMap>();
+    // The first stage made it for those that follow.
+    let shared = if of.shares { config_maps.get_metadata_opt(&of.config_map()).await } else { Ok(None) };
+    let shared = shared.map_err(Error::api("read ConfigMap", &of.config_map()))?;
+    if !shared.is_some_and(|there| build::is_owned_by(&there.metadata, &uid)) {
+        let config_map = if of.shares { build::shared_config_map(&of, &plan.specs) } else { build::config_map(&of, &spec) };
+        if let Some(obstacle) = ensure(&config_maps, &config_map, &uid, "create ConfigMap").await? {
+            return Ok(Some(obstacle));
+        }
     }
     ensure(&context.api::<Job>(), &job, &uid, "create Job").await
 }
@@ -95,7 +103,7 @@ pub(crate) async fn delete(context: &Context, job: &str, version: Version, uncha
     gone_or_changed_is_fine(deleted.map(drop))
 }
 
-/// Lets the ended Job with this UID go after a time.
+/// Lets the ended Job with this UID go sooner.
 pub(crate) async fn expire(context: &Context, job: &str, uid: &str, seconds: i32) -> Result<()> {
     // A UID in a patch is a precondition: another one is a conflict.
     let patch = json!({"metadata": {"uid": uid}, "spec": {"ttlSecondsAfterFinished": seconds}});

@@ -48,13 +48,14 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
     let api = context.api::<LakehouseRun>();
     let name = cached.name_any();
     let mut obstacle: Option<Obstacle> = None;
+    let mut memo = observe::Memo::default();
     for _ in 0..MAX_STEPS {
         // What is decided on is never older than the last write, whoever made it.
         let found = api.get_opt(&name).await.map_err(Error::api("read LakehouseRun", &name))?;
         let Some(run) = found.filter(|run| run.metadata.uid == cached.metadata.uid && run.metadata.deletion_timestamp.is_none()) else {
             return Ok(not_there());
         };
-        let scene = observe::observe(&context, &run, obstacle.take()).await?;
+        let scene = observe::observe(&context, &run, obstacle.take(), &mut memo).await?;
         let step = decide(&run, &scene.observed, now());
         tracing::debug!(run = name, ?step, "next step");
         match step {

@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::{
     apps::v1::ControllerRevision,
-    batch::v1::Job,
+    batch::v1::{Job, JobStatus},
     core::v1::{ContainerStatus, Pod},
 };
 use kube::{
     ResourceExt,
     api::{ListParams, LogParams},
 };
+use kube_runtime::reflector::ObjectRef;
 use lakehouse_api::{
     Lakehouse, LakehousePipeline, LakehousePipelineSpec, LakehouseRun,
     pipeline::JobSettings,
@@ -58,21 +59,40 @@ pub(crate) struct Plan {
     pub(crate) specs: Vec<StageSpec>,
 }
 
-/// Whether a finished run has a Job that would stay for ever, as the cache has it.
+/// Whether a finished run has a Job that is at work or that stays longer than it shall, as the cache has it: a creation that came late, an end that was
+/// recorded right before a crash, or the Job of a release that gave it no time to live.
+///
+/// Asked for by their names: to look through all Jobs for each of all runs would take seconds when many are there.
 pub(crate) fn has_lasting_jobs(context: &Context, run: &LakehouseRun) -> bool {
-    let uid = run.uid().unwrap_or_default();
+    let (name, uid) = (run.name_any(), run.uid().unwrap_or_default());
     let lasting = |job: &Job| {
+        let ended = |status: &JobStatus| {
+            let mut conditions = status.conditions.iter().flatten();
+            conditions.any(|c| c.status == "True" && matches!(c.type_.as_str(), "Complete" | "Failed"))
+        };
+        let ttl = job.spec.as_ref().and_then(|spec| spec.ttl_seconds_after_finished);
         build::is_owned_by(&job.metadata, &uid)
             && job.metadata.deletion_timestamp.is_none()
-            && job.spec.as_ref().is_none_or(|spec| spec.ttl_seconds_after_finished.is_none())
+            && (ttl.is_none_or(|ttl| ttl == build::GOES_SOONER) || !job.status.as_ref().is_some_and(ended))
     };
-    !context.own_jobs.state_filter(lasting).is_empty()
+    // A stage that was skipped may have a first Job that came late.
+    let stages = run.status.iter().flat_map(|status| &status.stages);
+    let jobs = stages.flat_map(|stage| (1..=stage.attempt.max(1)).map(|attempt| names::job(&name, &uid, stage.name, attempt)));
+    let mut known = jobs.map(|job| ObjectRef::new(&job).within(&context.namespace));
+    known.any(|job| context.own_jobs.get(&job).is_some_and(|job| lasting(&job)))
 }
 
-pub(crate) async fn observe(context: &Context, run: &LakehouseRun, obstacle: Option<Obstacle>) -> Result<Scene> {
+/// What one reconciliation reads once: it takes several steps within moments, and neither changes by them. A definition that is kept never changes.
+#[derive(Default)]
+pub(crate) struct Memo {
+    revision: Option<(String, LakehousePipelineSpec)>,
+    lakehouse: Option<Lakehouse>,
+}
+
+pub(crate) async fn observe(context: &Context, run: &LakehouseRun, obstacle: Option<Obstacle>, memo: &mut Memo) -> Result<Scene> {
     let jobs = jobs(context, run).await?;
     let status = run.status.clone().unwrap_or_default();
-    let Found { definition, pipeline, plan, limit } = definition(context, run).await?;
+    let Found { definition, pipeline, plan, limit } = definition(context, run, memo).await?;
     let waits = !finished(&status) && run.spec.state == RunState::Active && matches!(definition, Definition::Known { .. });
     let admission = match &status.definition {
         None if waits => context.claims.start(run, context, limit),
@@ -100,11 +120,11 @@ impl Found {
 }
 
 /// The definition that the run executes: the one it started with or is pinned to, else the pipeline's present one.
-async fn definition(context: &Context, run: &LakehouseRun) -> Result<Found> {
+async fn definition(context: &Context, run: &LakehouseRun, memo: &mut Memo) -> Result<Found> {
     let started = run.status.as_ref().and_then(|status| status.definition.clone());
     let mut pipeline = None;
     let (name, kept, spec) = match started {
-        Some(name) => match kept_revision(context, &name).await? {
+        Some(name) => match kept_revision(context, &name, memo).await? {
             Some(spec) => (name, true, spec),
             None => return Ok(gone(&name)),
         },
@@ -117,7 +137,7 @@ async fn definition(context: &Context, run: &LakehouseRun) -> Result<Found> {
             };
             let current = names::revision(wanted, &build::digest(&present.spec));
             let name = run.labels().get(names::DEFINITION).cloned().unwrap_or_else(|| current.clone());
-            let kept = kept_revision(context, &name).await?;
+            let kept = kept_revision(context, &name, memo).await?;
             let spec = match (&kept, name == current) {
                 (Some(spec), _) => spec.clone(),
                 (None, true) => Ok(present.spec.clone()),
@@ -131,8 +151,12 @@ async fn definition(context: &Context, run: &LakehouseRun) -> Result<Found> {
         Ok(spec) => spec,
         Err(message) => return Ok(Found::refused("InvalidDefinition", message)),
     };
-    let found = context.api::<Lakehouse>().get_opt(&spec.lakehouse).await;
-    let Some(lakehouse) = found.map_err(Error::api("read Lakehouse", &spec.lakehouse))? else {
+    let lakehouse = match memo.lakehouse.take() {
+        Some(known) if known.name_any() == spec.lakehouse => Some(known),
+        _ => context.api::<Lakehouse>().get_opt(&spec.lakehouse).await.map_err(Error::api("read Lakehouse", &spec.lakehouse))?,
+    };
+    memo.lakehouse.clone_from(&lakehouse);
+    let Some(lakehouse) = lakehouse else {
         let message = format!("there is no Lakehouse `{}` in this namespace", spec.lakehouse);
         return Ok(Found::of(Definition::Missing { reason: "LakehouseNotFound", message }));
     };
@@ -164,14 +188,22 @@ fn gone(name: &str) -> Found {
     Found::refused("DefinitionNotFound", format!("ControllerRevision {name}, which holds this run's definition, is gone: make a new run"))
 }
 
-async fn kept_revision(context: &Context, name: &str) -> Result<Option<Result<LakehousePipelineSpec, String>>> {
+async fn kept_revision(context: &Context, name: &str, memo: &mut Memo) -> Result<Option<Result<LakehousePipelineSpec, String>>> {
     // A label may be empty; a name may not, and asking for it would fail for ever.
     if name.is_empty() {
         return Ok(None);
     }
+    if let Some((known, spec)) = &memo.revision
+        && known == name
+    {
+        return Ok(Some(Ok(spec.clone())));
+    }
     let found = context.api::<ControllerRevision>().get_opt(name).await;
-    let found = found.map_err(Error::api("read ControllerRevision", name))?;
-    Ok(found.as_ref().map(build::definition_of))
+    let found = found.map_err(Error::api("read ControllerRevision", name))?.as_ref().map(build::definition_of);
+    if let Some(Ok(spec)) = &found {
+        memo.revision = Some((name.to_owned(), spec.clone()));
+    }
+    Ok(found)
 }
 
 /// What the run asks for; the inner error is for its author.
@@ -267,7 +299,7 @@ fn job_view(job: &Job) -> JobView {
         version: Version { uid: job.uid().unwrap_or_default(), resource: job.resource_version().unwrap_or_default() },
         created: job.metadata.creation_timestamp.as_ref().map(instant).unwrap_or_default(),
         deleting: job.metadata.deletion_timestamp.is_some(),
-        expires: job.spec.as_ref().is_some_and(|spec| spec.ttl_seconds_after_finished.is_some()),
+        ttl: job.spec.as_ref().and_then(|spec| spec.ttl_seconds_after_finished),
         podless,
         end,
         pod: None,

@@ -61,14 +61,7 @@ impl Decider<'_> {
         let (name, attempt) = (stage.name, stage.attempt);
         let job = stage.job.clone().unwrap_or_default();
         if let Some(found) = self.observed.job(Some(&job)) {
-            let created = found.created;
-            let stage = &mut status.stages[index];
-            stage.state = StageState::Running;
-            stage.started_at.get_or_insert(created);
-            status.started_at.get_or_insert(created);
-            let message = format!("{name}: attempt {attempt} runs as Job {job}");
-            say(&mut status, self.run, Verdict::new("Unknown", "Running", message.clone()), self.now);
-            let note = Note::normal("StageStarted", format!("{name}-{attempt}"), self.text(&message));
+            let note = self.begins(&mut status, index, found);
             return Step::Record { status: Box::new(status), notes: vec![note] };
         }
         if let Some(step) = self.held(&status) {
@@ -90,6 +83,20 @@ impl Decider<'_> {
             Definition::Refused { reason, message } => self.stage_failed(status, index, reason, message.clone()),
             Definition::Known { .. } => Step::Create { stage: name, attempt, job },
         }
+    }
+
+    /// Enters that the Job of the stage's present attempt, or of its first one, was made.
+    pub(super) fn begins(&self, status: &mut LakehouseRunStatus, index: usize, job: &JobView) -> Note {
+        let stage = &mut status.stages[index];
+        stage.attempt = stage.attempt.max(1);
+        stage.job = Some(job.name.clone());
+        stage.state = StageState::Running;
+        stage.started_at.get_or_insert(job.created);
+        status.started_at.get_or_insert(job.created);
+        let (name, attempt) = (stage.name, stage.attempt);
+        let message = format!("{name}: attempt {attempt} runs as Job {}", job.name);
+        say(status, self.run, Verdict::new("Unknown", "Running", message.clone()), self.now);
+        Note::normal("StageStarted", format!("{name}-{attempt}"), self.text(&message))
     }
 
     /// The Job was made.

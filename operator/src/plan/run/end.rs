@@ -2,21 +2,32 @@
 
 use lakehouse_api::{
     common::Stage,
-    run::{LakehouseRunStatus, StageState},
+    run::{LakehouseRunStatus, RunState, StageState, StageStatus},
 };
 use lakehouse_contract::Termination;
 
 use super::{
     super::{
         Note,
+        outcome::JobView,
         status::{enter_report, finish, rows, say},
     },
-    Decider, Step,
+    Decider, Definition, Step,
 };
 use crate::conditions::Verdict;
 
+/// The Job of the next stage.
+enum Next<'a> {
+    ToMake { stage: Stage, job: String },
+    Made(&'a JobView),
+}
+
 impl Decider<'_> {
     pub(super) fn stage_succeeded(&self, mut status: LakehouseRunStatus, index: usize, report: Option<&Termination>) -> Step {
+        let follows = status.stages.get(index + 1).and_then(|next| self.follows(next));
+        if let Some(Next::ToMake { stage, job }) = follows {
+            return Step::Create { stage, attempt: 1, job };
+        }
         let stage = &mut status.stages[index];
         enter_report(stage, report);
         stage.state = StageState::Succeeded;
@@ -33,12 +44,32 @@ impl Decider<'_> {
         if let Some(next) = status.stages.get(index + 1).map(|stage| stage.name) {
             status.current_stage = Some(next);
             say(&mut status, self.run, Verdict::new("Unknown", "Running", message), self.now);
-            return Step::Record { status: Box::new(status), notes: vec![note] };
+            let begins = match follows {
+                Some(Next::Made(job)) => Some(self.begins(&mut status, index + 1, job)),
+                _ => None,
+            };
+            return Step::Record { status: Box::new(status), notes: std::iter::once(note).chain(begins).collect() };
         }
         match self.completed(status) {
             Step::Record { status, notes } => Step::Record { status, notes: std::iter::once(note).chain(notes).collect() },
             other => other,
         }
+    }
+
+    /// The first Job of the stage after one that succeeded, unless something keeps it from being made: that is for [`Self::next_attempt`].
+    ///
+    /// It is made before the outcome that it follows from is recorded: one write then says both. Until then the stage before it is Running and its
+    /// Job there, so whoever looks decides the same again and finds the Job by its name.
+    fn follows(&self, next: &StageStatus) -> Option<Next<'_>> {
+        let is_free = self.run.spec.state == RunState::Active && next.state == StageState::Pending && next.attempt == 0;
+        if !is_free || self.observed.obstacle.is_some() || !matches!(self.observed.definition, Definition::Known { .. }) {
+            return None;
+        }
+        let job = self.job_name(next.name, 1);
+        Some(match self.observed.job(Some(&job)) {
+            Some(made) => Next::Made(made),
+            None => Next::ToMake { stage: next.name, job },
+        })
     }
 
     pub(super) fn completed(&self, mut status: LakehouseRunStatus) -> Step {

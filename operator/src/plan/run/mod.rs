@@ -9,7 +9,8 @@
 //! | | there | record Running |
 //! | Running | not ended | wait |
 //! | | its pod does not start for too long | record that, then delete the Job; gone, record the failure |
-//! | | ended | record the outcome; only then may the Job expire |
+//! | | ended with success | make the next stage's Job; there, record the outcome and that the next stage is Running, in one |
+//! | | ended otherwise | record the outcome; only then may the Job expire sooner than [`build::KEPT`] |
 //! | | absent | it was lost: record the next attempt |
 //! | Pending with `retryAt` | | at that time: record the next attempt |
 //!
@@ -132,7 +133,7 @@ pub enum Step {
         /// A Job that has changed since is looked at again instead.
         unchanged: bool,
     },
-    /// Let the cluster delete an ended Job, whose outcome is recorded, after a time.
+    /// Let the cluster delete an ended Job, whose outcome is recorded, sooner than it would.
     Expire {
         /// Name of the Job.
         job: String,
@@ -150,7 +151,7 @@ pub enum Step {
 /// The next step of `run`. `now` is in whole seconds.
 pub fn decide(run: &LakehouseRun, observed: &Observed, now: DateTime<Utc>) -> Step {
     let status = run.status.clone().unwrap_or_default();
-    if let Some(step) = expire(&status, observed).or_else(|| stray(run, &status, observed)) {
+    if let Some(step) = expire(run, &status, observed).or_else(|| stray(run, &status, observed)) {
         return step;
     }
     if finished(&status) {
@@ -160,12 +161,13 @@ pub fn decide(run: &LakehouseRun, observed: &Observed, now: DateTime<Utc>) -> St
     if status.definition.is_none() { run.start(status) } else { run.proceed(status) }
 }
 
-/// The next ended Job whose outcome is recorded and that would stay for ever.
-fn expire(status: &LakehouseRunStatus, observed: &Observed) -> Option<Step> {
+/// The next ended Job whose outcome is recorded and that would stay longer than it shall.
+fn expire(run: &LakehouseRun, status: &LakehouseRunStatus, observed: &Observed) -> Option<Step> {
     let settings = observed.jobs().effective(Stage::Ingest);
-    let awaited = status.stages.iter().find(|s| awaits_outcome(s)).and_then(|s| s.job.as_deref());
-    let job = observed.jobs.iter().find(|job| job.end.is_some() && !job.expires && !job.deleting && Some(job.name.as_str()) != awaited)?;
-    let seconds = i32::try_from(settings.ttl_after_finished.0.as_secs()).unwrap_or(i32::MAX);
+    let seconds = build::time_to_live(&settings);
+    let stays = |job: &&JobView| job.end.is_some() && !job.deleting && job.ttl.is_none_or(|ttl| ttl > seconds);
+    let is_recorded = |job: &&JobView| finished(status) || status.stages.iter().any(|stage| is_past(run, stage, &job.name));
+    let job = observed.jobs.iter().find(|job| stays(job) && is_recorded(job))?;
     Some(Step::Expire { job: job.name.clone(), uid: job.version.uid.clone(), seconds })
 }
 
