@@ -152,6 +152,7 @@ async fn definition(context: &Context, run: &LakehouseRun) -> Result<Found> {
             kept,
             stages: specs.iter().map(StageSpec::stage).collect(),
             inputs,
+            renders: specs.iter().any(StageSpec::renders),
             jobs: Box::new(jobs.clone()),
         },
         pipeline,
