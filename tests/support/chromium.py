@@ -32,11 +32,11 @@ def chromium_processes(folder: Path) -> dict[int, str]:
             continue
         try:
             arguments = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            place = os.readlink(process / "cwd")
+            place = (process / "cwd").readlink()
         except OSError:
             continue
         # The children of a zygote do not say where their files are; all keep the folder that they were begun in.
-        if arguments and Path(place).is_relative_to(folder) and "sh -c" not in arguments:
+        if arguments and place.is_relative_to(folder):
             found[int(process.name)] = arguments
     return found
 

@@ -46,7 +46,7 @@ const SAID: &str = "stderr";
 const YOUNG: Duration = Duration::from_secs(60);
 
 /// No connection of its own, nothing that it does for itself, nothing that depends on the machine.
-const FLAGS: [&str; 29] = [
+const FLAGS: [&str; 30] = [
     "--headless",
     "--remote-debugging-pipe",
     "--host-resolver-rules=MAP * ~NOTFOUND",
@@ -62,6 +62,8 @@ const FLAGS: [&str; 29] = [
     "--disable-dev-shm-usage",
     "--disable-domain-reliability",
     "--disable-extensions",
+    // A page of http:// is asked for as the connection says.
+    "--disable-features=HttpsUpgrades,HttpsFirstBalancedModeAutoEnable",
     "--disable-gpu",
     "--disable-sync",
     "--block-new-web-contents",

@@ -22,7 +22,8 @@ use tokio::{
 /// Longest message, in bytes: the largest are requests with a body, and parts of a document.
 const MOST_BYTES: u64 = 64 << 20;
 /// Events that somebody looks at; a page can cause any number of others.
-const EVENTS: [&str; 4] = ["Fetch.requestPaused", "Page.loadEventFired", "Page.javascriptDialogOpening", "Inspector.targetCrashed"];
+const EVENTS: [&str; 5] =
+    ["Fetch.requestPaused", "Inspector.targetCrashed", "Page.frameNavigated", "Page.javascriptDialogOpening", "Page.loadEventFired"];
 
 /// Something that happened in a tab.
 #[derive(Debug)]

@@ -75,7 +75,8 @@ pub async fn load(browser: &Browser, requests: &Requests<'_>, url: &Url, setting
         tab: &tab,
         until: Instant::now() + Duration::from_secs(settings.timeout_seconds),
         page: None,
-        going: false,
+        going: None,
+        shown: false,
         loaded: false,
         pages: 0,
         count: 0,
@@ -211,7 +212,7 @@ enum Look {
 
 /// What became of a request of the page.
 enum Answered {
-    Page(String, Result<Answer, Trouble>),
+    Page(String, String, Result<Answer, Trouble>),
     Resource(String, String, Result<Answer, Unanswered>),
 }
 
@@ -224,8 +225,10 @@ struct Loading<'l> {
     until: Instant,
     /// The answer that is the page, with 2xx.
     page: Option<Answer>,
-    /// It is on its way to a page.
-    going: bool,
+    /// The request for a page that it is on its way to.
+    going: Option<String>,
+    /// What the tab shows is `page`, and not what was before it.
+    shown: bool,
     /// All that its HTML names was loaded.
     loaded: bool,
     pages: u32,
@@ -288,11 +291,11 @@ impl<'l> Loading<'l> {
                 }
                 _ = clock.tick(), if !looks => {
                     let quiet = self.loaded && self.under_way.is_empty() && self.quiet_since.elapsed() >= QUIET;
-                    if self.page.is_some() && !self.going && (selector.is_some() || quiet) {
+                    if self.page.is_some() && self.going.is_none() && self.shown && (selector.is_some() || quiet) {
                         (looking, looks) = (Some(tab.look(selector, most).boxed()).into(), true);
                     }
                 }
-                () = sleep_until(self.until) => return Err(self.late()),
+                () = sleep_until(self.until) => return Err(self.late(looks)),
             }
         }
     }
@@ -301,7 +304,8 @@ impl<'l> Loading<'l> {
     async fn happened(&mut self, event: &Event) -> Result<Option<Paused>, Trouble> {
         match event.method.as_str() {
             "Fetch.requestPaused" => return self.paused(&event.params).await,
-            "Page.loadEventFired" => self.loaded = self.page.is_some() && !self.going,
+            "Page.frameNavigated" if event.params["frame"]["id"] == self.tab.frame.as_str() => self.shown = self.going.is_none(),
+            "Page.loadEventFired" => self.loaded = self.shown,
             // Nobody is there to answer it.
             "Page.javascriptDialogOpening" => self.tab.tell("Page.handleJavaScriptDialog", json!({"accept": false})),
             "Inspector.targetCrashed" => {
@@ -327,7 +331,7 @@ impl<'l> Loading<'l> {
             if self.pages > MOST_PAGES {
                 return Err(Trouble::Invalid(format!("GET {}: it leads to more than {MOST_PAGES} other pages", self.asked)));
             }
-            (self.going, self.loaded) = (true, false);
+            (self.going, self.shown, self.loaded) = (Some(paused.id.clone()), false, false);
             self.until += self.requests.client().turn().await;
         } else {
             self.count += 1;
@@ -349,7 +353,7 @@ impl<'l> Loading<'l> {
         let Paused { id, kind, frame, request } = paused;
         let url = request.url.to_string();
         if kind == "Document" && frame == self.tab.frame {
-            return async move { Answered::Page(id, requests.page(request).await) }.boxed();
+            return async move { Answered::Page(id, url, requests.page(request).await) }.boxed();
         }
         async move { Answered::Resource(id, url, requests.resource(&kind, request).await) }.boxed()
     }
@@ -364,9 +368,14 @@ impl<'l> Loading<'l> {
     fn answered(&mut self, answered: Answered) -> Result<Option<Answer>, Trouble> {
         self.quiet_since = Instant::now();
         match answered {
-            Answered::Page(id, answer) => {
+            // It goes elsewhere by now.
+            Answered::Page(id, url, _) if self.going.as_ref() != Some(&id) => {
+                self.landed(&url);
+                self.tab.fail(&id);
+            }
+            Answered::Page(id, url, answer) => {
+                self.landed(&url);
                 let answer = answer?;
-                self.landed(answer.url.as_str());
                 let location = answer.headers.get(LOCATION).map(HeaderValue::to_str);
                 if let Some(Ok(location)) = location
                     && answer.status.is_redirection()
@@ -381,7 +390,7 @@ impl<'l> Loading<'l> {
                     return Ok(Some(answer));
                 }
                 self.tab.fulfil(&id, &answer);
-                (self.page, self.going) = (Some(answer), false);
+                (self.page, self.going) = (Some(answer), None);
             }
             Answered::Resource(id, url, answer) => {
                 self.landed(&url);
@@ -423,10 +432,12 @@ impl<'l> Loading<'l> {
         Ok(Rendered { answer, facts })
     }
 
-    fn late(&self) -> Trouble {
+    /// `looks`: it was asked whether the page is made, and there was no answer.
+    fn late(&self, looks: bool) -> Trouble {
         let (asked, seconds) = (self.asked, self.settings.timeout_seconds);
         let what = match (&self.page, self.settings.wait_for.as_deref(), self.under_way.first()) {
             (None, ..) => "it was not answered".to_owned(),
+            _ if looks => "its scripts, or its size, leave no time to look at it".to_owned(),
             (_, Some(selector), _) => format!("waitFor `{selector}` selects nothing in it"),
             (_, None, Some(first)) => {
                 format!("{} requests are under way, such as {first}; waitFor can say what to wait for", self.under_way.len())
