@@ -442,6 +442,7 @@ impl<'l> Loading<'l> {
             (_, None, Some(first)) => {
                 format!("{} requests are under way, such as {first}; waitFor can say what to wait for", self.under_way.len())
             }
+            (_, None, None) if !self.loaded => "it did not finish loading; waitFor can say what to wait for".to_owned(),
             (_, None, None) => "it does not come to rest; waitFor can say what to wait for".to_owned(),
         };
         let failed = match &self.failure {
