@@ -290,3 +290,61 @@ fn sweep(root: &Path) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    fn environment(name: &'static str, value: String) -> Environment {
+        Arc::new(move |asked| (asked == name).then(|| value.clone()))
+    }
+
+    #[test]
+    fn it_is_where_the_environment_says_or_on_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("chromium");
+        fs::write(&program, "").unwrap();
+        let named = environment(PROGRAM, program.display().to_string());
+        let on_path = environment("PATH", format!("/nowhere:{}", folder.path().display()));
+        assert!(find(&named).unwrap_err().contains("where there is no program"));
+        assert!(find(&on_path).unwrap_err().contains("install it"));
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!((find(&named), find(&on_path)), (Ok(program.clone()), Ok(program)));
+    }
+
+    #[tokio::test]
+    #[allow(unsafe_code, reason = "there is no safe interface")]
+    async fn one_that_does_not_begin_says_why_and_none_could_read_our_memory() {
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("chromium");
+        fs::write(&program, "#!/bin/sh\necho no sandbox here >&2\nenv >&2\nexit 1\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let Err(said) = Browser::launch(&program, &environment("PATH", "/usr/bin:/bin".into())).await else { panic!("it began") };
+        assert!(said.contains("Chromium ended at once, after it said: ") && said.contains("LAKEHOUSE_CHROMIUM_SANDBOX=off"), "{said}");
+        #[cfg(target_os = "linux")]
+        // SAFETY: takes and leaves no memory.
+        assert_eq!(unsafe { libc::prctl(libc::PR_GET_DUMPABLE, 0, 0, 0, 0) }, 0);
+    }
+
+    #[test]
+    fn a_folder_is_swept_when_it_is_old_and_nobody_holds_it() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = |name: &str| {
+            let path = root.path().join(name);
+            fs::create_dir(&path).unwrap();
+            let lock = File::create(path.join(LOCK)).unwrap();
+            let old = std::time::SystemTime::now() - YOUNG * 2;
+            if name.ends_with('d') {
+                File::open(&path).unwrap().set_modified(old).unwrap();
+            }
+            (path, lock)
+        };
+        let [old, young, held, other] =
+            ["lakehouse-chromium-old", "lakehouse-chromium-new", "lakehouse-chromium-held", "chromium-old"].map(folder);
+        held.1.lock().unwrap();
+        sweep(root.path());
+        assert_eq!([old, young, held, other].map(|(path, _lock)| path.exists()), [false, true, true, true]);
+    }
+}

@@ -1,7 +1,7 @@
 //! `scrape`: HTML pages, one bronze object per page, as received.
 //!
 //! Only what is needed to go on is looked for here: the number of records and the link to the next page. The fields are silver's business,
-//! so that a changed selector needs no second fetch. Scripts are executed only where `render` says so ([`super::render`]).
+//! so that a changed selector needs no second fetch. Scripts are executed only where `render` says so (`super::render`).
 //!
 //! | the source … | is met with |
 //! |---|---|
