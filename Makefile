@@ -33,6 +33,7 @@ build: ## build every binary; PROFILE=release for real amounts of data
 
 images: ## build the images that ship and check their sizes
 	$(CLUSTER) images --no-load
+	$(CLUSTER) images --no-load ingest-chromium
 	$(CLUSTER) sizes
 
 up: ## bring the whole platform up on kind: cluster, images, charts

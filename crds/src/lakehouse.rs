@@ -127,6 +127,11 @@ pub struct Connection {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16), inner(length(min = 3, max = 49), regex(pattern = "^[0-9a-fA-F.:]+/[0-9]{1,3}$")))]
     pub allowed_networks: Vec<String>,
+    /// Further hosts from which a page that is rendered may load scripts, styles and data, at the default port and without the credential. Their
+    /// addresses are public or in `allowedNetworks`. Pages themselves are of the connection's host only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 253), regex(pattern = "^[a-z0-9]([-a-z0-9.]*[a-z0-9])?(:[0-9]{1,5})?$")))]
+    pub resource_hosts: Vec<String>,
 }
 
 /// How an archive is asked for the past.

@@ -144,6 +144,23 @@ fn an_allowed_network_is_one() {
 }
 
 #[test]
+fn a_host_of_resources_is_one_and_a_rendered_page_says_by_what() {
+    let hosts = |hosts: Value| with(lakehouse(), "/spec/connections/0/resourceHosts", hosts);
+    assert_eq!(validate(&hosts(json!(["cdn.example.net", "localhost:8080"]))), Vec::new());
+    refused(&hosts(json!(["https://cdn.example.net"])), "spec.connections[0].resourceHosts[0]");
+    refused(&hosts(json!(["*.example.net"])), "should match");
+    let page = |render: Value| {
+        let page = json!({"connection": "c", "path": "/", "records": "li", "fields": [{"name": "t"}], "render": render});
+        with(pipeline(), "/spec/ingest", json!([{"name": "pages", "scrape": page}]))
+    };
+    let about = |render: Value| validate(&page(render)).into_iter().filter(|fault| fault.to_string().contains("render")).count();
+    assert_eq!(about(json!({"chromium": {}})), 0);
+    assert_eq!(about(json!({"chromium": {"waitFor": "li", "timeout": "5s"}})), 0);
+    assert!(about(json!({})) > 0);
+    assert!(about(json!({"chromium": {"waitFor": ""}})) > 0);
+}
+
+#[test]
 fn names_leave_room_for_what_is_derived() {
     refused(&with(pipeline(), "/metadata/name", json!("p".repeat(53))), "at most 52 characters");
     refused(&with(run(), "/metadata/name", json!("r".repeat(64))), "at most 63 characters");

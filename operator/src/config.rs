@@ -85,6 +85,9 @@ pub struct JobConfig {
     /// Image of the ingest stage.
     #[arg(long, env = "LAKEHOUSE_INGEST_IMAGE", default_value = concat!("lakehouse/ingest:", env!("CARGO_PKG_VERSION")))]
     pub ingest_image: String,
+    /// Image of an ingest stage with pages that are rendered: ingest with a Chromium.
+    #[arg(long, env = "LAKEHOUSE_INGEST_CHROMIUM_IMAGE", default_value = concat!("lakehouse/ingest-chromium:", env!("CARGO_PKG_VERSION")))]
+    pub ingest_chromium_image: String,
     /// Image of the silver stage.
     #[arg(long, env = "LAKEHOUSE_SILVER_IMAGE", default_value = concat!("lakehouse/silver:", env!("CARGO_PKG_VERSION")))]
     pub silver_image: String,
@@ -106,9 +109,10 @@ pub struct JobConfig {
 }
 
 impl JobConfig {
-    /// The image that runs `stage`.
-    pub fn image(&self, stage: Stage) -> &str {
+    /// The image that runs `stage`; `renders`: with pages that a browser makes.
+    pub fn image(&self, stage: Stage, renders: bool) -> &str {
         match stage {
+            Stage::Ingest if renders => &self.ingest_chromium_image,
             Stage::Ingest => &self.ingest_image,
             Stage::Silver => &self.silver_image,
             Stage::Gold => &self.gold_image,
@@ -128,7 +132,9 @@ mod tests {
         assert!(Config::try_parse_from(["lakehouse-operator"]).is_err());
         let config = Config::try_parse_from(["lakehouse-operator", "--namespace=a,b"]).expect("valid flags");
         assert_eq!(config.namespaces, ["a", "b"]);
-        assert_eq!(config.jobs.image(Stage::Gold), "lakehouse/gold:0.1.0");
+        assert_eq!(config.jobs.image(Stage::Gold, false), "lakehouse/gold:0.1.0");
+        assert_eq!(config.jobs.image(Stage::Ingest, false), "lakehouse/ingest:0.1.0");
+        assert_eq!(config.jobs.image(Stage::Ingest, true), "lakehouse/ingest-chromium:0.1.0");
     }
 
     #[test]

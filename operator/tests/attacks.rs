@@ -51,7 +51,7 @@ fn pipeline(text: &str) -> Value {
             "ingest": [
                 {"name": "http", "http": {"connection": "api", "path": format!("/{text}"), "records": format!("/{text}")}},
                 {"name": "files", "files": {"path": text, "format": "csv"}},
-                {"name": "pages", "scrape": {"connection": "api", "path": "/{{ parameters.p }}", "records": "li", "fields": [{"name": "t"}]}}
+                {"name": "pages", "scrape": {"connection": "api", "path": "/{{ parameters.p }}", "records": "li", "fields": [{"name": "t"}], "render": {"chromium": {"waitFor": "li"}}}}
             ],
             "silver": [{
                 "name": "t", "from": "http", "write": {"append": {}},
@@ -67,6 +67,7 @@ fn pipeline(text: &str) -> Value {
 fn config() -> JobConfig {
     JobConfig {
         ingest_image: "lakehouse/ingest:1".into(),
+        ingest_chromium_image: "lakehouse/ingest-chromium:0.1.0".into(),
         silver_image: "lakehouse/silver:1".into(),
         gold_image: "lakehouse/gold:1".into(),
         maintenance_image: "lakehouse/maintenance:1".into(),
@@ -113,6 +114,7 @@ fn each(pipeline: &LakehousePipeline, look: impl Fn(&Attempt<'_>, &StageSpec)) -
             uid: UID,
             pipeline: "p",
             stage,
+            renders: spec.renders(),
             attempt: 1,
             name: &names::job("r", UID, stage, 1),
             shares: true,

@@ -55,6 +55,7 @@ fn pipeline() -> LakehousePipeline {
 fn config() -> JobConfig {
     JobConfig {
         ingest_image: "lakehouse/ingest:0.1.0".into(),
+        ingest_chromium_image: "lakehouse/ingest-chromium:0.1.0".into(),
         silver_image: "lakehouse/silver:0.1.0".into(),
         gold_image: "lakehouse/gold:0.1.0".into(),
         maintenance_image: "lakehouse/maintenance:0.1.0".into(),
@@ -117,6 +118,7 @@ fn rendered_in(lakehouse: &Lakehouse, pipeline: &LakehousePipeline, stage: Stage
         uid: UID,
         pipeline: "crypto",
         stage,
+        renders: spec.renders(),
         attempt: 1,
         name: &names::job("crypto-2024-01-01", UID, stage, 1),
         shares: true,
@@ -243,6 +245,35 @@ fn every_source_that_goes_through_a_connection_gets_its_token() {
     let (job, _) = rendered_of(&pipeline, Stage::Ingest);
     assert!(job.to_string().contains("LAKEHOUSE_CONNECTION_COINCAP_TOKEN"), "{job}");
     assert!(!job.to_string().contains("UNUSED"));
+}
+
+#[test]
+fn pages_that_are_rendered_take_the_image_with_a_browser_and_its_memory() {
+    let mut pipeline = pipeline();
+    let page = json!({"connection": "coincap", "path": "/", "records": "li", "fields": [{"name": "id"}]});
+    let stage = |pipeline: &LakehousePipeline, stage| {
+        let job = rendered_of(pipeline, stage).0;
+        let container = &job["spec"]["template"]["spec"]["containers"][0];
+        (container["image"].as_str().unwrap().to_owned(), container["resources"]["limits"]["memory"].as_str().unwrap().to_owned())
+    };
+    for (render, image, memory) in [
+        (json!({"t": {"scrape": page}}), "lakehouse/ingest:0.1.0", "256Mi"),
+        (json!({"t": {"scrape": page}, "u": {"scrape": {"render": {"chromium": {}}}}}), "lakehouse/ingest-chromium:0.1.0", "1Gi"),
+    ] {
+        let sources = render.as_object().unwrap().iter().map(|(name, source)| {
+            let mut scrape = page.as_object().unwrap().clone();
+            scrape.extend(source["scrape"].as_object().unwrap().clone());
+            json!({"name": name, "scrape": scrape})
+        });
+        pipeline.spec.ingest = serde_json::from_value(sources.collect()).unwrap();
+        let mut jobs = pipeline.spec.jobs.clone().unwrap();
+        jobs.resources = None;
+        pipeline.spec.jobs = Some(jobs);
+        pipeline.spec.silver[0].from = "t".into();
+        assert_eq!(stage(&pipeline, Stage::Ingest), (image.to_owned(), memory.to_owned()));
+        // No other stage has a browser.
+        assert_eq!(stage(&pipeline, Stage::Silver), ("lakehouse/silver:0.1.0".to_owned(), "1Gi".to_owned()));
+    }
 }
 
 #[test]

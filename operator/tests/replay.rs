@@ -102,6 +102,7 @@ impl World {
                 kept: false,
                 stages: Stage::DEFAULT.to_vec(),
                 inputs: None,
+                renders: false,
                 jobs: serde_json::from_value(json!({"retries": retries, "backoff": "30s", "ttlAfterFinished": "1h"})).unwrap(),
             },
             obstacle: None,

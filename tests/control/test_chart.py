@@ -135,13 +135,15 @@ def test_the_operator_has_no_right_that_it_could_do_without() -> None:
 
 
 def test_images_by_digest_win_over_tags() -> None:
-    stages = [f"stages.{stage}.digest={DIGEST}" for stage in ("ingest", "silver", "gold", "maintenance")]
+    stages = [
+        f"stages.{stage}.digest={DIGEST}" for stage in ("ingest", "ingestChromium", "silver", "gold", "maintenance")
+    ]
     values = (f"image.digest={DIGEST}", "image.tag=other", "imageRegistry=registry.example.com/team", *stages)
     (operator,) = of(template(*values), "Deployment")
     (container,) = operator["spec"]["template"]["spec"]["containers"]
     assert container["image"] == f"registry.example.com/team/lakehouse/operator@{DIGEST}"
     images = [argument for argument in container["args"] if "-image=" in argument]
-    assert len(images) == 4
+    assert len(images) == 5
     assert all(argument.endswith(f"@{DIGEST}") for argument in images)
     assert render("image.digest=latest").returncode != 0
 

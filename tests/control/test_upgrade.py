@@ -102,7 +102,7 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A control plane of its own: CRDs belong to no namespace, and those of the others are this release's."""
-    with ControlPlane(None) as plane, Kubelet(plane.api) as kubelet:
+    with ControlPlane(definitions=None) as plane, Kubelet(plane.api) as kubelet:
         node = Node(lambda attempt: None)
         kubelet.nodes[TEAM] = node
         plane.kubeconfig(tmp_path / "kubeconfig", f"https://127.0.0.1:{plane.port}", ADMIN_TOKEN)

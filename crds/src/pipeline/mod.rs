@@ -31,7 +31,7 @@ pub use http::{
 pub use jobs::{JobSettings, Resources, StageSettings};
 pub use maintenance::{Compact, ExpireSnapshots, Maintenance, RemoveOrphans};
 pub use retries::{ClassLimits, ClassPolicy, RetryPolicy};
-pub use scrape::{Robots, ScrapeField, ScrapeNext, ScrapePaging, ScrapeSource};
+pub use scrape::{Chromium, Render, Robots, ScrapeField, ScrapeNext, ScrapePaging, ScrapeSource};
 pub use silver::{CastError, Column, Deduplicate, Keep, SilverTable, TimeUnit};
 pub use source::{ClickstreamSource, Continuous, FileFormat, FilesSource, PulseSource, SensorStream, SensorsSource, Source};
 pub use table::{Append, Merge, Outside, Overwrite, ReplaceInterval, TableFormat, TableLayout, WriteMode};

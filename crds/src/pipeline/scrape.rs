@@ -10,7 +10,7 @@ use crate::common::HumanDuration;
 /// HTML pages, whose records are found by CSS selectors.
 ///
 /// Bronze keeps the pages as they came; the selectors are applied by silver, so that a changed one is replayed from bronze. Pages are taken
-/// as the server sends them: scripts are not executed. `path` takes the templates of `http.path`.
+/// as the server sends them; with `render` a browser loads them first and executes their scripts. `path` takes the templates of `http.path`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ScrapeSource {
@@ -49,6 +49,31 @@ pub struct ScrapeSource {
     #[serde(default = "default_http_retries")]
     #[schemars(range(min = 0, max = 20))]
     pub retries: i32,
+    /// Have pages made by their scripts; absent: scripts are not executed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub render: Option<Render>,
+}
+
+/// What executes the scripts of a page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Render {
+    /// A headless Chromium. Bronze keeps the document that it made of the page.
+    pub chromium: Chromium,
+}
+
+/// When a page that Chromium loads is taken.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Chromium {
+    /// CSS selector of an element that the page has when it is made; absent: the page is taken when it has loaded and nothing was under way for
+    /// half a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 512))]
+    pub wait_for: Option<String>,
+    /// Longest time until then, from the first request of the page on; waits for `requestInterval` do not count.
+    #[serde(default = "default_timeout")]
+    pub timeout: HumanDuration,
 }
 
 fn default_request_interval() -> HumanDuration {

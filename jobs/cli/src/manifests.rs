@@ -130,6 +130,7 @@ impl Bundle {
                     authorization_secret: None,
                     archive: None,
                     allowed_networks: Vec::new(),
+                    resource_hosts: Vec::new(),
                 }),
             }
         }

@@ -40,8 +40,8 @@ pub use report::{
 };
 pub use resolve::{ResolveError, resolve};
 pub use spec::{
-    Decode, HttpConnection, IngestSource, ResolvedGold, ResolvedSilver, ResolvedSource, RunRef, SilverInput, StageSpec, StoreLocation,
-    Work, default_max_record_bytes,
+    Decode, HttpConnection, IngestSource, Rendering, ResolvedGold, ResolvedSilver, ResolvedSource, RunRef, SilverInput, StageSpec,
+    StoreLocation, Work, default_max_record_bytes,
 };
 pub use token::{CommitToken, digest_json};
 pub use trace::TraceContext;

@@ -202,6 +202,9 @@ pub enum IngestSource {
         timeout_seconds: u64,
         /// Further requests after a failed one.
         retries: u32,
+        /// Have a browser make the pages.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        render: Option<Rendering>,
     },
 }
 
@@ -227,6 +230,20 @@ pub struct HttpConnection {
     /// Networks in CIDR notation that its host may have addresses in, beside those that everybody may reach.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub allowed_networks: Vec<String>,
+    /// Further hosts, some with a port, from which its pages may load what is no page, when they are rendered.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resource_hosts: Vec<String>,
+}
+
+/// How a browser makes a page.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rendering {
+    /// CSS selector of an element that says that the page is made; absent: nothing is under way any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wait_for: Option<String>,
+    /// Seconds until then.
+    pub timeout_seconds: u64,
 }
 
 /// Which bronze manifest silver reads.
@@ -304,6 +321,12 @@ impl StageSpec {
             Work::Gold { .. } => Stage::Gold,
             Work::Maintenance { .. } => Stage::Maintenance,
         }
+    }
+
+    /// Whether it needs a browser: a source has pages that are rendered.
+    pub fn renders(&self) -> bool {
+        let Work::Ingest { sources } = &self.work else { return false };
+        sources.iter().any(|source| matches!(source.source, IngestSource::Scrape { render: Some(_), .. }))
     }
 
     /// The same work as another attempt.

@@ -53,6 +53,16 @@ impl Rules {
     }
 }
 
+impl Rules {
+    /// Checks a selector that something else executes; `field` is where it stands.
+    ///
+    /// # Errors
+    /// When it is no selector.
+    pub fn selector(field: &str, text: &str) -> Result<(), RuleError> {
+        selector(field, text).map(|_| ())
+    }
+}
+
 impl Link {
     /// Compiles the selector of the link.
     ///

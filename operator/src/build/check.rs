@@ -162,7 +162,7 @@ impl Look<'_> {
     fn container(&self, container: &Value, field: &str, attempt: &Attempt<'_>) -> Result<(), Breach> {
         let at = |name: &str| format!("{field}.{name}");
         self.only(container, field, CONTAINER)?;
-        self.equal(&container["image"], &at("image"), json!(attempt.config.image(attempt.stage)))?;
+        self.equal(&container["image"], &at("image"), json!(attempt.config.image(attempt.stage, attempt.renders)))?;
         self.equal(&container["imagePullPolicy"], &at("imagePullPolicy"), json!(attempt.config.image_pull_policy))?;
         let security = json!({"allowPrivilegeEscalation": false, "readOnlyRootFilesystem": true, "capabilities": {"drop": ["ALL"]}});
         self.equal(&container["securityContext"], &at("securityContext"), security)?;

@@ -103,8 +103,9 @@ pub fn matched_rule(message: &str) -> Option<FailureClass> {
 }
 
 /// Most memory that the container of `stage` may use.
-pub fn memory_limit(stage: Stage, own: &Resources) -> String {
+pub fn memory_limit(stage: Stage, renders: bool, own: &Resources) -> String {
     let default = match stage {
+        Stage::Ingest if renders => "1Gi",
         Stage::Ingest => "256Mi",
         Stage::Silver | Stage::Gold | Stage::Maintenance => "1Gi",
     };
@@ -158,7 +159,7 @@ fn container(attempt: &Attempt<'_>, spec: &StageSpec) -> Container {
     };
     Container {
         name: CONTAINER.to_owned(),
-        image: Some(attempt.config.image(attempt.stage).to_owned()),
+        image: Some(attempt.config.image(attempt.stage, attempt.renders).to_owned()),
         image_pull_policy: Some(attempt.config.image_pull_policy.clone()),
         env: Some(environment(attempt, spec)),
         resources: Some(resources(attempt)),
@@ -232,7 +233,7 @@ fn resources(attempt: &Attempt<'_>) -> ResourceRequirements {
         Some(all)
     };
     let own = &attempt.settings.resources;
-    let memory = memory_limit(attempt.stage, own);
+    let memory = memory_limit(attempt.stage, attempt.renders, own);
     ResourceRequirements {
         requests: merged(&[("cpu", "100m"), ("memory", "128Mi")], &own.requests),
         limits: merged(&[("memory", &memory)], &own.limits),

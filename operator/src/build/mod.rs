@@ -33,6 +33,8 @@ pub struct Attempt<'a> {
     pub pipeline: &'a str,
     /// The stage.
     pub stage: Stage,
+    /// Its pages are rendered: it needs the image with a browser.
+    pub renders: bool,
     /// Number of the attempt, from 1.
     pub attempt: i32,
     /// Name of the Job.

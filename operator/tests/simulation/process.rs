@@ -176,6 +176,7 @@ impl Process {
             kept: world.kept,
             stages: Stage::DEFAULT.to_vec(),
             inputs: None,
+            renders: false,
             jobs: Box::new(self.settings.clone()),
         }
     }

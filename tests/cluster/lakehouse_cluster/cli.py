@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     tools.add_argument("names", nargs="*", help=f"default: {' '.join(_TOOLS)}; also minio, …")
     add("create", lambda _: kind.create(), "have a ready cluster: adopt the one that runs, or create it")
     build = add("images", _images, "build images and load them into the cluster")
-    build.add_argument("names", nargs="*", help=f"default: {' '.join(images.NAMES)}")
+    build.add_argument("names", nargs="*", help=f"default: {' '.join(images.NAMES)}; also {' '.join(images.EXTRAS)}")
     build.add_argument("--no-load", action="store_true", help="build only; no cluster is needed")
     sizes = add("sizes", lambda o: images.check_sizes(o.profile), "fail if an image is larger than its limit")
     for command in (up, build, sizes):

@@ -42,6 +42,10 @@ OTHERS = ("minio", "postgres", "airflow")
 """Images of programs that are not ours: their inputs are pinned, so each is built once."""
 
 NAMES = (*_BINARIES, *OTHERS)
+
+EXTRAS = ("ingest-chromium",)
+"""Images that only some pipelines need: built when they are named."""
+
 _BINARY_DOCKERFILE = IMAGE_FILES / "binary.Dockerfile"
 _KEY_LABEL = "lakehouse.build-key"
 
@@ -60,15 +64,19 @@ def reference(name: str) -> str:
 def build(names: tuple[str, ...], profile: str = "release") -> None:
     """Build the named images; the Rust ones from a build with `profile` made here."""
     docker.ensure_daemon()
-    unknown = [name for name in names if name not in NAMES]
+    unknown = [name for name in names if name not in (*NAMES, *EXTRAS)]
     if unknown:
-        raise ClusterError(f"no image is called {unknown[0]!r}: there are {', '.join(NAMES)}")
+        raise ClusterError(f"no image is called {unknown[0]!r}: there are {', '.join((*NAMES, *EXTRAS))}")
     binaries = [_BINARIES[name] for name in names if name in _BINARIES]
+    if "ingest-chromium" in names:
+        binaries.append(_BINARIES["ingest"])
     if binaries:
         _cargo_build(binaries, profile)
     for name in names:
         if name in _BINARIES:
             _build_binary(name, _programs(profile) / _BINARIES[name], reference(name))
+        elif name == "ingest-chromium":
+            _build_ingest_chromium(_programs(profile) / _BINARIES["ingest"])
         elif name == "minio":
             _build_minio()
         elif name == "postgres":
@@ -161,6 +169,13 @@ def _build_binary(name: str, binary: Path, ref: str, labels: dict[str, str] | No
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=cache_dir()) as folder:
         rootfs.assemble(binary, Path(folder) / "rootfs")
         docker.build(Path(folder), _BINARY_DOCKERFILE, ref, target=name, labels=labels)
+
+
+def _build_ingest_chromium(binary: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix=".ingest-chromium-", dir=cache_dir()) as folder:
+        shutil.copy2(binary, Path(folder) / "ingest")
+        dockerfile = IMAGE_FILES / "ingest-chromium.Dockerfile"
+        docker.build(Path(folder), dockerfile, reference("ingest-chromium"), args={"BASE": base_image()})
 
 
 def _build_minio() -> None:

@@ -15,7 +15,7 @@ use url::Url;
 use super::ResolveError;
 use crate::{
     env::connection_token,
-    spec::{HttpConnection, IngestSource, ResolvedSource},
+    spec::{HttpConnection, IngestSource, Rendering, ResolvedSource},
     template::{render, url_encode},
 };
 
@@ -107,7 +107,8 @@ impl FirstRequest {
             return Err(ResolveError::Network { connection: connection.name.clone(), text: text.clone() });
         }
         let allowed_networks = connection.allowed_networks.clone();
-        let connection_of_spec = HttpConnection { name: connection.name.clone(), token_env, allowed_networks };
+        let resource_hosts = connection.resource_hosts.clone();
+        let connection_of_spec = HttpConnection { name: connection.name.clone(), token_env, allowed_networks, resource_hosts };
         Ok(Self { url, connection: connection_of_spec, archived: connection.archive.is_some() })
     }
 
@@ -154,6 +155,10 @@ fn resolve_scrape(
     if let Some(paging) = &scrape.paging {
         Link::new(&paging.next.select).map_err(rule)?;
     }
+    let render = scrape.render.as_ref().map(|render| &render.chromium);
+    if let Some(select) = render.and_then(|chromium| chromium.wait_for.as_deref()) {
+        Rules::selector("render.chromium.waitFor", select).map_err(rule)?;
+    }
     let first = FirstRequest::new(source_name, "scrape", (&scrape.connection, &scrape.path), lakehouse, values)?;
     Ok(IngestSource::Scrape {
         history: first.history(scrape.history),
@@ -166,6 +171,8 @@ fn resolve_scrape(
         robots: scrape.robots,
         timeout_seconds: scrape.timeout.0.as_secs().max(1),
         retries: scrape.retries.unsigned_abs(),
+        render: render
+            .map(|chromium| Rendering { wait_for: chromium.wait_for.clone(), timeout_seconds: chromium.timeout.0.as_secs().max(1) }),
     })
 }
 

@@ -7,6 +7,7 @@ mod lines;
 mod live;
 pub mod pulse;
 mod random;
+mod render;
 pub mod scrape;
 pub mod sensors;
 mod ticks;
@@ -81,6 +82,7 @@ pub fn open<'a>(context: Context<'a>, source: &'a ResolvedSource) -> Box<dyn Sou
             robots,
             timeout_seconds,
             retries,
+            render,
         } => Box::new(scrape::Scrape {
             web: web(url, connection, *history, *timeout_seconds, *retries),
             records,
@@ -88,6 +90,7 @@ pub fn open<'a>(context: Context<'a>, source: &'a ResolvedSource) -> Box<dyn Sou
             allow_empty: *allow_empty,
             request_interval: Duration::from_millis(*request_interval_millis),
             robots: *robots,
+            render: render.as_ref(),
         }),
         IngestSource::Pulse(definition) => Box::new(pulse::Pulse { context, definition }),
         IngestSource::Clickstream(definition) => Box::new(clickstream::Clickstream { context, definition }),

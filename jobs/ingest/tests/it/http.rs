@@ -17,7 +17,7 @@ use lakehouse_ingest::run_with;
 fn source(server: &Server, path: &str) -> IngestSource {
     IngestSource::Http {
         url: format!("{}{path}", server.url).parse().unwrap(),
-        connection: HttpConnection { name: "coincap".into(), token_env: None, allowed_networks: Vec::new() },
+        connection: HttpConnection { name: "coincap".into(), token_env: None, allowed_networks: Vec::new(), resource_hosts: Vec::new() },
         records: "/data".into(),
         paging: None,
         incremental: None,

@@ -32,7 +32,7 @@ fn spec(lake: &Lake, server: &Server, wanted: &Wanted) -> StageSpec {
     let token_env = wanted.token.then(|| "BOOKS_TOKEN".to_owned());
     let source = IngestSource::Scrape {
         url: format!("{}{}", server.url, wanted.path).parse().unwrap(),
-        connection: HttpConnection { name: "books".into(), token_env, allowed_networks: Vec::new() },
+        connection: HttpConnection { name: "books".into(), token_env, allowed_networks: Vec::new(), resource_hosts: Vec::new() },
         records: "li".into(),
         paging: Some(ScrapePaging { next: ScrapeNext { select: "a.next".into() }, max_pages: wanted.max_pages }),
         history: History::None,
@@ -41,6 +41,7 @@ fn spec(lake: &Lake, server: &Server, wanted: &Wanted) -> StageSpec {
         robots: wanted.robots,
         timeout_seconds: 3,
         retries: wanted.retries,
+        render: None,
     };
     lake.spec(vec![("books", source)])
 }

@@ -39,7 +39,7 @@ fn files(path: &str, format: FileFormat) -> IngestSource {
 fn http(server: &Server, path: &str) -> IngestSource {
     IngestSource::Http {
         url: format!("{}{path}", server.url).parse().unwrap(),
-        connection: HttpConnection { name: "api".into(), token_env: None, allowed_networks: Vec::new() },
+        connection: HttpConnection { name: "api".into(), token_env: None, allowed_networks: Vec::new(), resource_hosts: Vec::new() },
         records: String::new(),
         paging: None,
         incremental: None,

@@ -46,6 +46,7 @@ pub(crate) async fn create(
         uid: &uid,
         pipeline: &run.spec.pipeline,
         stage,
+        renders: spec.renders(),
         attempt,
         name,
         shares: build::is_shared(attempt, &plan.specs),

@@ -176,6 +176,7 @@ async fn definition(context: &Context, run: &LakehouseRun, memo: &mut Memo) -> R
             kept,
             stages: specs.iter().map(StageSpec::stage).collect(),
             inputs,
+            renders: specs.iter().any(StageSpec::renders),
             jobs: Box::new(jobs.clone()),
         },
         pipeline,

@@ -74,6 +74,8 @@ pub enum Definition {
         stages: Vec<Stage>,
         /// Identity of the run whose bronze is silver's input, where `inputsFrom` or `retryOf` says so.
         inputs: Option<String>,
+        /// Its ingest needs a browser.
+        renders: bool,
         /// Settings of the Jobs.
         jobs: Box<JobSettings>,
     },
@@ -218,7 +220,8 @@ impl Observed {
 
     fn allowed(&self, stage: Stage) -> Allowed {
         let settings = self.jobs().effective(stage);
-        let memory = build::memory_limit(stage, &settings.resources);
+        let renders = matches!(self.definition, Definition::Known { renders: true, .. });
+        let memory = build::memory_limit(stage, renders, &settings.resources);
         Allowed { settings: format!("jobs.{stage}"), timeout: settings.timeout.to_string(), memory }
     }
 

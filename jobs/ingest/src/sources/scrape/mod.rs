@@ -1,7 +1,7 @@
 //! `scrape`: HTML pages, one bronze object per page, as received.
 //!
 //! Only what is needed to go on is looked for here: the number of records and the link to the next page. The fields are silver's business,
-//! so that a changed selector needs no second fetch. Scripts are not executed.
+//! so that a changed selector needs no second fetch. Scripts are executed only where `render` says so (`super::render`).
 //!
 //! | the source … | is met with |
 //! |---|---|
@@ -16,11 +16,11 @@
 
 mod robots;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use lakehouse_api::pipeline::{Robots as Obedience, ScrapePaging};
-use lakehouse_contract::Reason;
+use lakehouse_contract::{Reason, Rendering};
 use lakehouse_html::{Link, Page, Rules, TooMuch, limits};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
 use tokio::sync::Semaphore;
@@ -28,6 +28,7 @@ use url::Url;
 
 use super::{
     Source,
+    render::{Rendered, Renderer},
     web::{
         Web,
         client::{Answer, Client, PRODUCT, Trouble},
@@ -59,6 +60,8 @@ pub struct Scrape<'a> {
     pub request_interval: Duration,
     /// Whether robots.txt is obeyed.
     pub robots: Obedience,
+    /// Have a browser make the pages.
+    pub render: Option<&'a Rendering>,
 }
 
 /// What is looked for in every page.
@@ -81,6 +84,7 @@ impl Source for Scrape<'_> {
         self.web.check_history()?;
         let wanted = self.wanted()?;
         let max_body = self.web.context.options.max_response_bytes.min(limits::MAX_BYTES);
+        let mut renderer = self.render.map(|settings| Renderer::new(&self.web, settings, max_body)).transpose()?;
         let mut client = self.web.client(ACCEPT, max_body, self.request_interval)?;
         let robots = match self.robots {
             Obedience::Obey => self.robots(&mut client).await?,
@@ -91,7 +95,14 @@ impl Source for Scrape<'_> {
         let mut pages = 0;
         while let Some(url) = next.take() {
             let gate = |url: &Url| self.allowed(&robots, url);
-            let answer = self.web.get(&client, &url, &gate, &mut self.web.tries()).await.map_err(|trouble| self.web.failed(trouble))?;
+            let mut tries = self.web.tries();
+            let Rendered { answer, facts } = match &mut renderer {
+                Some(renderer) => renderer.get(&client, &url, &gate, &mut tries).await?,
+                None => {
+                    let answer = self.web.get(&client, &url, &gate, &mut tries).await.map_err(|trouble| self.web.failed(trouble))?;
+                    Rendered { answer, facts: BTreeMap::new() }
+                }
+            };
             trail.visited(&url);
             trail.visited(&answer.url);
             pages += 1;
@@ -104,7 +115,8 @@ impl Source for Scrape<'_> {
                 Err(message) => return Err(self.web.reject(sink, Reason::InvalidResponse, answer, &message).await),
             };
             if !answer.body.is_empty() {
-                let facts = ObjectFacts { records: Some(found.records), metadata: metadata(&answer) };
+                let metadata = metadata(&answer).into_iter().chain(facts).collect();
+                let facts = ObjectFacts { records: Some(found.records), metadata };
                 sink.put(answer.body, "html", facts).await?;
             }
         }

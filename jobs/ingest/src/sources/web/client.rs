@@ -9,7 +9,7 @@ use std::{error::Error, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use chrono::{DateTime, Utc};
 use reqwest::{
-    Response, StatusCode,
+    Method, Response, StatusCode,
     header::{ACCEPT, AUTHORIZATION, HeaderMap, HeaderValue, LOCATION, RETRY_AFTER},
     redirect::Policy,
 };
@@ -31,7 +31,7 @@ const EXCERPT_CHARS: usize = 200;
 /// Bytes of an error's body that are read for it.
 const EXCERPT_BYTES: usize = 4096;
 
-/// An answer with a status of 2xx.
+/// An answer; of [`Client::get`] and [`judged`] one with a status of 2xx.
 pub struct Answer {
     /// The URL that answered, after redirects; without user information.
     pub url: Url,
@@ -82,6 +82,18 @@ pub struct Settings {
     pub allowed_networks: Vec<String>,
 }
 
+/// A request that a page makes.
+pub struct Request {
+    /// Its method.
+    pub method: Method,
+    /// Where to.
+    pub url: Url,
+    /// Its headers; where they have one of the client's, theirs counts.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Option<Bytes>,
+}
+
 /// Sends requests to one host.
 pub struct Client {
     http: reqwest::Client,
@@ -105,9 +117,22 @@ impl Client {
     /// # Errors
     /// A line that says why there can be none, without the token.
     pub fn new(home: &Url, settings: Settings) -> Result<Self, String> {
+        let egress = Egress::new(home, &settings.allowed_networks)?;
+        Self::within(home, egress, settings)
+    }
+
+    /// The same for a host that is not the connection's own: whatever its name, only public addresses and those of the networks are reached.
+    ///
+    /// # Errors
+    /// As of [`Client::new`].
+    pub fn elsewhere(home: &Url, settings: Settings) -> Result<Self, String> {
+        let egress = Egress::outer(home, &settings.allowed_networks)?;
+        Self::within(home, egress, settings)
+    }
+
+    fn within(home: &Url, egress: Arc<Egress>, settings: Settings) -> Result<Self, String> {
         lakehouse_storage::init_tls();
-        let Settings { token, accept, timeout, max_body, interval, allowed_networks } = settings;
-        let egress = Egress::new(home, &allowed_networks)?;
+        let Settings { token, accept, timeout, max_body, interval, .. } = settings;
         let mut headers = HeaderMap::from_iter([(ACCEPT, HeaderValue::from_static(accept))]);
         if let Some(token) = &token {
             let mut value = HeaderValue::try_from(format!("Bearer {token}"))
@@ -138,6 +163,41 @@ impl Client {
         self.follow(url, gate).await.map_err(|trouble| self.without_token(trouble))
     }
 
+    /// Waits until the next request may start; how long that was.
+    pub async fn turn(&self) -> Duration {
+        let began = Instant::now();
+        self.pace.turn().await;
+        began.elapsed()
+    }
+
+    /// Sends a request as it is, at once, to the client's host; the answer has any status, and what it redirects to is not asked for.
+    ///
+    /// # Errors
+    /// [`Trouble`].
+    pub async fn exchange(&self, request: Request) -> Result<Answer, Trouble> {
+        let (url, seconds) = (request.url.clone(), self.timeout.as_secs());
+        let answer = timeout(self.timeout, async {
+            let response = self.send(request).await?;
+            self.collect(url.clone(), response, self.max_body).await
+        });
+        let answer = answer.await.unwrap_or_else(|_| Err(passing(format!("GET {url} was not answered within {seconds} s"))));
+        answer.map_err(|trouble| self.without_token(trouble))
+    }
+
+    async fn send(&self, request: Request) -> Result<Response, Trouble> {
+        let Request { method, url, headers, body } = request;
+        let refused = |denied: &egress::Denied| Trouble::Refused { message: format!("{method} {url}: not sent, {denied}"), status: None };
+        self.egress.check(&url).map_err(|denied| refused(&denied))?;
+        let mut sending = self.http.request(method.clone(), url.clone()).headers(headers);
+        if let Some(body) = body {
+            sending = sending.body(body);
+        }
+        sending.send().await.map_err(|error| match egress::denied(&error) {
+            Some(denied) => refused(denied),
+            None => passing(format!("{method} {url}: {}", root_cause(&error))),
+        })
+    }
+
     async fn follow(&self, asked: &Url, gate: &Gate<'_>) -> Result<Answer, Trouble> {
         let mut url = asked.clone();
         let mut left = self.timeout;
@@ -159,19 +219,20 @@ impl Client {
     }
 
     async fn hop(&self, url: &Url) -> Result<Hop, Trouble> {
-        let sent = self.http.get(url.clone()).send().await;
-        let response = sent.map_err(|error| match egress::denied(&error) {
-            Some(denied) => Trouble::Refused { message: format!("GET {url}: not sent, {denied}"), status: None },
-            None => passing(format!("GET {url}: {}", root_cause(&error))),
-        })?;
+        let request = Request { method: Method::GET, url: url.clone(), headers: HeaderMap::new(), body: None };
+        let response = self.send(request).await?;
         let status = response.status();
         match response.headers().get(LOCATION).map(HeaderValue::to_str) {
             Some(Ok(location)) if status.is_redirection() => self.redirected(url, status, location).map(Hop::To),
-            _ => self.read(url.clone(), response).await.map(Hop::Answer),
+            _ => judged(self.collect(url.clone(), response, EXCERPT_BYTES).await?).map(Hop::Answer),
         }
     }
 
-    fn redirected(&self, from: &Url, status: StatusCode, location: &str) -> Result<Url, Trouble> {
+    /// Where an answer of `from` that redirects leads.
+    ///
+    /// # Errors
+    /// [`Trouble`] when that is another host, or no URL.
+    pub fn redirected(&self, from: &Url, status: StatusCode, location: &str) -> Result<Url, Trouble> {
         let invalid =
             |_| Trouble::Invalid(format!("GET {from} answered {status} to something that is not a URL: {}", excerpt(location.as_bytes())));
         let to = without_user(from.join(location).map_err(invalid)?);
@@ -183,10 +244,11 @@ impl Client {
         Err(Trouble::Refused { message, status: None })
     }
 
-    async fn read(&self, url: Url, mut response: Response) -> Result<Answer, Trouble> {
+    /// An answer with its body; of one that says an error at most `of_errors` bytes.
+    async fn collect(&self, url: Url, mut response: Response, of_errors: usize) -> Result<Answer, Trouble> {
         let status = response.status();
         let headers = response.headers().clone();
-        let limit = if status.is_success() { self.max_body } else { EXCERPT_BYTES };
+        let limit = if status.is_success() { self.max_body } else { of_errors };
         let mut body = BytesMut::new();
         loop {
             match response.chunk().await {
@@ -209,20 +271,11 @@ impl Client {
                 Err(_) => break,
             }
         }
-        if status.is_success() {
-            return Ok(Answer { url, status, headers, body: body.freeze() });
-        }
-        let said = excerpt(&body);
-        let message = format!("GET {url} answered {status}{}{said}", if said.is_empty() { "" } else { ": " });
-        Err(match status {
-            StatusCode::TOO_MANY_REQUESTS => Trouble::Passing { message, retry_after: retry_after(&headers, Utc::now()) },
-            _ if status.is_server_error() => Trouble::Passing { message, retry_after: retry_after(&headers, Utc::now()) },
-            _ if status.is_client_error() => Trouble::Refused { message, status: Some(status) },
-            _ => Trouble::Invalid(message),
-        })
+        Ok(Answer { url, status, headers, body: body.freeze() })
     }
 
-    fn without_token(&self, trouble: Trouble) -> Trouble {
+    /// `trouble` without the token, should its text have it.
+    pub fn without_token(&self, trouble: Trouble) -> Trouble {
         let Some(token) = &self.token else { return trouble };
         let clean = |message: String| message.replace(token.as_str(), "***");
         match trouble {
@@ -231,6 +284,25 @@ impl Client {
             Trouble::Passing { message, retry_after } => Trouble::Passing { message: clean(message), retry_after },
         }
     }
+}
+
+/// An answer with a status of 2xx; any other is a trouble.
+///
+/// # Errors
+/// [`Trouble`].
+pub fn judged(answer: Answer) -> Result<Answer, Trouble> {
+    let Answer { url, status, headers, body } = &answer;
+    if status.is_success() {
+        return Ok(answer);
+    }
+    let said = excerpt(body);
+    let message = format!("GET {url} answered {status}{}{said}", if said.is_empty() { "" } else { ": " });
+    Err(match *status {
+        StatusCode::TOO_MANY_REQUESTS => Trouble::Passing { message, retry_after: retry_after(headers, Utc::now()) },
+        _ if status.is_server_error() => Trouble::Passing { message, retry_after: retry_after(headers, Utc::now()) },
+        _ if status.is_client_error() => Trouble::Refused { message, status: Some(*status) },
+        _ => Trouble::Invalid(message),
+    })
 }
 
 fn passing(message: String) -> Trouble {

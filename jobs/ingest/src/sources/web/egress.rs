@@ -69,15 +69,27 @@ impl Egress {
     /// # Errors
     /// A line that names the network that is none.
     pub fn new(home: &Url, networks: &[String]) -> Result<Arc<Self>, String> {
-        let network = |text: &String| text.parse().map_err(|_| format!("allowedNetworks: `{text}` is not a network"));
         let inner = match home.host() {
             Some(Host::Domain(name)) => is_inner(name),
             Some(Host::Ipv4(_) | Host::Ipv6(_)) => true,
             None => false,
         };
+        Self::up_to(if inner { Scope::Private } else { Scope::Public }, home, networks)
+    }
+
+    /// For a host that is of the outer world, however it is called.
+    ///
+    /// # Errors
+    /// As of [`Egress::new`].
+    pub fn outer(home: &Url, networks: &[String]) -> Result<Arc<Self>, String> {
+        Self::up_to(Scope::Public, home, networks)
+    }
+
+    fn up_to(most: Scope, home: &Url, networks: &[String]) -> Result<Arc<Self>, String> {
+        let network = |text: &String| text.parse().map_err(|_| format!("allowedNetworks: `{text}` is not a network"));
         Ok(Arc::new(Self {
             host: home.host_str().unwrap_or_default().to_owned(),
-            most: if inner { Scope::Private } else { Scope::Public },
+            most,
             networks: networks.iter().map(network).collect::<Result<_, String>>()?,
         }))
     }

@@ -93,6 +93,16 @@ impl Web<'_> {
             .map_err(|message| self.error(Reason::SourceRefused, format!("connection {}: {message}", self.connection.name)))
     }
 
+    /// A client without the connection's token, for what a page of its host loads from `origin`; like [`Web::client`] otherwise.
+    ///
+    /// # Errors
+    /// A line that says why there can be none.
+    pub fn client_of_page(&self, origin: &Url, max_body: usize) -> Result<Client, String> {
+        let allowed_networks = self.connection.allowed_networks.clone();
+        let settings = Settings { token: None, accept: "*/*", timeout: self.timeout, max_body, interval: Duration::ZERO, allowed_networks };
+        if origin.origin() == self.url.origin() { Client::new(origin, settings) } else { Client::elsewhere(origin, settings) }
+    }
+
     /// The tries of one request.
     pub fn tries(&self) -> Tries {
         Tries::new(self.retries, self.context.options.backoff, self.context.options.max_retry_after)
