@@ -157,6 +157,7 @@ fn the_number_of_the_attempt_and_the_size_decide_which_config_map_it_is() {
         attempt: 2,
         name: &name,
         shares: false,
+        renders: false,
         settings: &settings.effective(Stage::Silver),
         lakehouse: &lakehouse.spec,
         config: &config,
