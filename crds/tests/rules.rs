@@ -243,7 +243,7 @@ fn what_cannot_work_is_refused() {
     let nothing = json!({"name": "r", "references": {"table": "others", "columns": {}}, "otherwise": "warn"});
     refused(&rule(nothing), "columns: Too few: 0, at least 1");
     let unbounded = json!({"name": "r", "distribution": {"column": "coin_id", "nullRatio": {}}, "otherwise": "warn"});
-    refused(&rule(unbounded), "bounds need min, max or both");
+    refused(&rule(unbounded), "bounds need at least one of min, max, changeAtMost");
     let shapeless = json!({"name": "r", "distribution": {"column": "coin_id", "quantiles": []}, "otherwise": "warn"});
     refused(&rule(shapeless), "distribution needs at least one of");
     let beyond = json!({"name": "r", "distribution": {"column": "coin_id", "quantiles": [{"at": 1.5, "min": 0}]}, "otherwise": "warn"});
