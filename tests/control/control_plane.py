@@ -102,6 +102,9 @@ class ControlPlane:
                 document["metadata"]["namespace"] = name
                 kind = document["kind"].lower() + "s"
                 self.api.create(f"/apis/rbac.authorization.k8s.io/v1/namespaces/{name}/{kind}", document)
+        # The API server learns of them a moment later; an operator that is there before would say that it is forbidden.
+        operator = Api(self.port, self.tls, OPERATOR_TOKEN)
+        wait_until(f"the rights in {name}", lambda: operator.answers(f"/apis/batch/v1/namespaces/{name}/jobs"), 60)
 
     def kubeconfig(self, path: Path, server: str, token: str) -> Path:
         """Writes a kubeconfig for `server`."""

@@ -54,7 +54,7 @@ class Cluster:
         """Runs helm for the release's namespace."""
         config = self.folder / "kubeconfig"
         command = [program("helm"), *arguments, "--namespace", RELEASE_NAMESPACE, "--kubeconfig", config]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
     def done(self, *arguments: str | Path) -> None:
         """The same, which has to succeed."""

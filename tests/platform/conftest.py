@@ -13,7 +13,7 @@ from operator_log import OperatorLog
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.table import Table
 from pyiceberg.table.snapshots import ancestors_of
-from support.operator_logs import API_FAULTS
+from support.operator_logs import API_FAULTS, SLOW_CATALOG
 from support.replay import ReplayServer
 
 # Host ports of kind-config.yaml.
@@ -146,5 +146,5 @@ def operator_is_quiet(request: pytest.FixtureRequest, operator_log: OperatorLog)
     yield
     of_module = [item for item in request.session.items if item.path == request.path]
     planned = [pattern for item in of_module for mark in item.iter_markers("operator_says") for pattern in mark.args]
-    lines = operator_log.loud([*API_FAULTS, *planned])
+    lines = operator_log.loud([*API_FAULTS, *SLOW_CATALOG, *planned])
     assert not lines, f"{len(lines)} lines that nobody planned:\n" + "\n".join(lines[:40])

@@ -20,6 +20,9 @@ API_FAULTS = tuple(
 # And while an API server begins, which has not read its Roles yet.
 API_BEGINS = (*API_FAULTS, r"\bis forbidden\b")
 
+# What its client of the catalog says of a database that is slow to answer, such as one whose pod a test deleted, or on a busy machine.
+SLOW_CATALOG = (r"^(acquired connection, but time to acquire exceeded slow threshold|slow statement)",)
+
 
 def loud(text: str, allowed: Iterable[str] = ()) -> list[str]:
     """The lines of a log that are a panic, an error or a warning; those whose message fits one of the patterns `allowed` are left out; a panic never is."""
