@@ -98,7 +98,7 @@ pub fn status<'a>(
 }
 
 /// How long the status may say nothing of a run that was made and has not begun.
-const UNTIL_BEGUN: TimeDelta = TimeDelta::seconds(2);
+const UNTIL_BEGUN: TimeDelta = TimeDelta::seconds(10);
 
 /// How long to wait before `next` is written, if all that it says beyond `written` is that runs were made that nobody has looked at yet.
 pub fn begins_soon<'a>(
@@ -166,8 +166,8 @@ mod tests {
         assert_eq!(begins_soon(None, &first, [&made].into_iter(), now), None);
         let known = LakehousePipeline { status: Some(status_of(&definition, &[])), ..definition };
         let next = status_of(&known, &[&made]);
-        assert_eq!(begins_soon(known.status.as_ref(), &next, [&made].into_iter(), now), Some(Duration::from_secs(1)));
-        assert_eq!(begins_soon(known.status.as_ref(), &next, [&made].into_iter(), now + TimeDelta::seconds(1)), None, "it had its time");
+        assert_eq!(begins_soon(known.status.as_ref(), &next, [&made].into_iter(), now), Some(Duration::from_secs(9)));
+        assert_eq!(begins_soon(known.status.as_ref(), &next, [&made].into_iter(), now + TimeDelta::seconds(9)), None, "it had its time");
         // It has begun, or something else is to be said.
         let begun = run("b", "2024-01-05T00:00:00Z", 2, Some(("Unknown", "Running")));
         assert_eq!(begins_soon(known.status.as_ref(), &status_of(&known, &[&begun]), [&begun].into_iter(), now), None);
