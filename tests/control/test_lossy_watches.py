@@ -17,6 +17,9 @@ from lossy import Fate, Lossy
 from scenarios import EXTERNAL, LAKEHOUSE, RUN, SCENARIOS, Scenario, pipeline, run, succeeds
 from stand import Stand, sort_of
 from support.http_proxy import HttpRequest, Tamper
+from support.operator_logs import API_FAULTS
+
+pytestmark = pytest.mark.operator_says(*API_FAULTS)
 
 RESYNC = "--resync=2s"
 # Most of their time these stands wait.
