@@ -10,12 +10,14 @@ use std::{
 
 /// Environment variable with a limit below the others: bytes, or with a suffix `Ki`, `Mi` or `Gi`.
 pub const LIMIT: &str = "LAKEHOUSE_MEMORY_LIMIT";
-/// Share of the memory that may be planned with; the rest is for programs, stacks, connections and the allocator.
+/// What a process takes before it does anything, in bytes: stacks, connections, definitions.
+const BASE: u64 = 16 << 20;
+/// Share of the rest that may be planned with; what is left is for buffers of encoders and the allocator.
 const SHARE: (u64, u64) = (6, 10);
 /// What is assumed where nothing says.
 const FALLBACK: u64 = 2 << 30;
 
-/// Bytes to plan with: six tenths of the least limit.
+/// Bytes to plan with: six tenths of what the least limit leaves, at least a quarter of it.
 pub fn limit() -> usize {
     let own = std::env::var(LIMIT).ok().and_then(|text| {
         let bytes = quantity(&text);
@@ -31,7 +33,11 @@ pub fn limit() -> usize {
     let physical = fs::read_to_string("/proc/meminfo").ok().and_then(|text| total(&text));
     // Without a limit a cgroup of version 1 says a number beyond any memory.
     let bytes = own.into_iter().chain(groups).chain(ulimits).chain(physical).min().unwrap_or(FALLBACK);
-    usize::try_from(bytes / SHARE.1 * SHARE.0).unwrap_or(usize::MAX)
+    usize::try_from(planned(bytes)).unwrap_or(usize::MAX)
+}
+
+fn planned(limit: u64) -> u64 {
+    (limit.saturating_sub(BASE) / SHARE.1 * SHARE.0).max(limit / 4)
 }
 
 /// Below this many bytes to plan with, memory is worth more than the time that it costs to give it back at once.
@@ -118,6 +124,13 @@ mod tests {
         assert_eq!(total("MemFree: 1 kB\nMemTotal:       16318412 kB\n"), Some(16_318_412 * 1024));
         assert_eq!(total("nothing"), None);
         assert!(limit() > 64 << 20, "{}", limit());
+    }
+
+    #[test]
+    fn what_a_process_takes_by_itself_is_not_planned_with() {
+        assert_eq!(planned(16 << 20), 4 << 20);
+        assert_eq!(planned(64 << 20) >> 20, 28);
+        assert_eq!(planned(8 << 30) >> 20, 4905);
     }
 
     #[test]
