@@ -11,6 +11,7 @@ pub mod controller;
 pub mod names;
 pub mod plan;
 pub mod runtime;
+mod serve;
 
 pub use config::{Config, JobConfig};
-pub use runtime::run;
+pub use serve::run;
