@@ -342,8 +342,8 @@ def test_a_running_stage_shows_how_far_it_is(stand: Callable[[str], Stand]) -> N
             return sort_of(request) == ("GET", "pods/log") and "-silver-" in request.path
 
         # The first look may end with something that is to be done first.
-        answers = [Fault(log_of_silver, Spot.REQUESTED, Answer((head + log).encode())) for _ in range(2)]
-        asked, _ = [it.world.expect(answer) for answer in answers]
+        answer = Answer((head + log).encode())
+        asked, _ = (it.world.expect(Fault(log_of_silver, Spot.REQUESTED, answer)) for _ in range(2))
         it.start()
         it.apply(LAKEHOUSE, pipeline(EXTERNAL), run())
         it.wait("silver to run", lambda: stage_state(it, "silver") == "Running")

@@ -81,7 +81,7 @@ impl<'a, 'b> Judge<'a, 'b> {
         let spool = spool.map_err(|cause| table_failure(&TableError::Source { table: self.table.clone(), cause }))?;
         let provider = spool.provider().map_err(|error| sql_failure(self.table, &SqlError::of(error)))?;
         let found = self.rules.check_batch(provider).await?;
-        self.enter(found, None)?;
+        self.enter(found)?;
         Ok(spool.into_streams(parts))
     }
 
@@ -106,7 +106,7 @@ impl<'a, 'b> Judge<'a, 'b> {
                 Audited::Candidate(candidate) => candidate,
             };
             let checked = self.rules.check_table(candidate.provider(), &self.interval).await;
-            if let Err(failure) = checked.and_then(|found| self.enter(found, None)) {
+            if let Err(failure) = checked.and_then(|found| self.enter(found)) {
                 let kept = candidate.reject().await.map(|branch| format!(" (kept to be looked at: {} at branch {branch})", self.table));
                 return Err(StageFailure::new(failure.reason, format!("{}{}", failure.message, kept.unwrap_or_default())));
             }
@@ -140,12 +140,12 @@ impl<'a, 'b> Judge<'a, 'b> {
     }
 
     /// Enters results; the failure of the first that ends the stage.
-    fn enter(&mut self, found: Vec<ExpectationResult>, committed: Option<&Committed>) -> Result<(), StageFailure> {
+    fn enter(&mut self, found: Vec<ExpectationResult>) -> Result<(), StageFailure> {
         self.results.retain(|known| !found.iter().any(|result| result.name == known.name));
         self.results.extend(found);
         let rules = &self.rules;
         self.results.sort_by_key(|result| rules.position(&result.name));
-        self.record(committed);
+        self.record(None);
         failure_of(self.table, &self.results).map_or(Ok(()), Err)
     }
 
