@@ -26,6 +26,7 @@ mod delta_maintenance;
 mod delta_rewritten;
 mod delta_rows;
 mod delta_table;
+mod encode;
 mod erase;
 mod error;
 mod evolution;
