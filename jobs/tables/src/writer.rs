@@ -1,5 +1,6 @@
 //! Writes batches as Parquet files with statistics: partitioned, sorted, on all cores.
 
+use crate::blooms::{self, Bloom};
 use crate::conform::conform;
 use crate::encode::FileEncoder;
 use crate::partitions::{Splitter, hive_path};
@@ -75,6 +76,8 @@ pub(crate) struct FileLayout {
     pub(crate) folder: String,
     /// Beginning of the file names, unique to this attempt.
     pub(crate) stem: String,
+    /// Columns with a Bloom filter.
+    pub(crate) blooms: Vec<Bloom>,
     /// Whether partitions become folders, as readers of plain Parquet expect.
     pub(crate) hive: bool,
 }
@@ -324,7 +327,9 @@ impl Worker {
         };
         let failed = TableError::iceberg(&layout.table);
         let output = layout.io.new_output(&path).map_err(&failed)?;
-        let writer = FileEncoder::new(output, layout.schema.clone(), properties().build()).await.map_err(&failed)?;
+        let writer = FileEncoder::new(output, layout.schema.clone(), blooms::applied(&layout.blooms, properties()).build())
+            .await
+            .map_err(&failed)?;
         Ok((path, writer))
     }
 
@@ -372,7 +377,8 @@ pub(crate) async fn write_one(
     let failed = TableError::iceberg(&layout.table);
     let path = format!("{}/{}-{number:05}.parquet", layout.folder, layout.stem);
     let output = layout.io.new_output(&path).map_err(&failed)?;
-    let properties = properties().set_key_value_metadata(Some(metadata).filter(|pairs| !pairs.is_empty())).build();
+    let properties = blooms::applied(&layout.blooms, properties());
+    let properties = properties.set_key_value_metadata(Some(metadata).filter(|pairs| !pairs.is_empty())).build();
     let mut writer = FileEncoder::new(output, layout.schema.clone(), properties).await.map_err(&failed)?;
     while let Some(batch) = rows.next().await {
         writer.write(&batch?).await.map_err(&failed)?;

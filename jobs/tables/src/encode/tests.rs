@@ -234,3 +234,31 @@ async fn a_file_without_rows_is_not_made() {
     assert!(encoder.close().await.unwrap().is_none());
     assert!(!io.exists("memory:/none.parquet").await.unwrap());
 }
+
+#[tokio::test]
+async fn a_bloom_filter_holds_every_value_and_few_others() {
+    let table =
+        HashMap::from(["one", "two", "n"].map(|column| (format!("write.parquet.bloom-filter-enabled.column.{column}"), "true".to_owned())));
+    let properties = crate::blooms::applied(&crate::blooms::of(&table, &schema()), small()).build();
+    // Texts in a dictionary, texts after a full dictionary, and texts that never had one.
+    for (one, two) in [(8, 1), (7, 0), (3, 2)] {
+        let all = rows(one, two, 0..5_000);
+        let written = write(schema(), properties.clone(), std::slice::from_ref(&all)).await;
+        let reader = open(&written.bytes);
+        let mut from = 0;
+        for (number, group) in reader.metadata().row_groups().iter().enumerate() {
+            let own = all.slice(from, group.num_rows() as usize);
+            from += own.num_rows();
+            for place in [0, 2] {
+                let bloom = reader.get_row_group_column_bloom_filter(number, place).unwrap().unwrap();
+                assert!(own.column(place).as_string::<i32>().iter().flatten().all(|text| bloom.check(text)), "{one} {two} {place}");
+                let wrong = (0..1_000).filter(|other| bloom.check(format!("no such text {other}").as_str())).count();
+                assert!(wrong < 40, "{wrong} of 1,000 texts that are not there");
+            }
+            let numbers = reader.get_row_group_column_bloom_filter(number, 1).unwrap().unwrap();
+            assert!(own.column(1).as_primitive::<arrow::datatypes::Int64Type>().iter().flatten().all(|value| numbers.check(&value)));
+            assert!(group.column(3).bloom_filter_offset().is_none(), "nobody asked for one");
+        }
+        assert_eq!(read(open(&written.bytes)), all);
+    }
+}
