@@ -86,7 +86,7 @@ impl FileEncoder {
 enum Column {
     Text(Box<TextColumn>),
     /// With the writer of the present row group.
-    Other(Option<ArrowColumnWriter>),
+    Other(Option<Box<ArrowColumnWriter>>),
 }
 
 /// The row group that is being filled.
@@ -99,7 +99,7 @@ impl Group {
     fn estimated_bytes(&self) -> usize {
         let bytes = |column: &Column| match column {
             Column::Text(text) => text.estimated_bytes(),
-            Column::Other(writer) => writer.as_ref().map_or(0, ArrowColumnWriter::get_estimated_total_bytes),
+            Column::Other(writer) => writer.as_ref().map_or(0, |writer| writer.get_estimated_total_bytes()),
         };
         self.columns.iter().map(bytes).sum()
     }
@@ -191,7 +191,7 @@ impl Own {
                 let mut columns = std::mem::take(&mut self.resting);
                 for (column, writer) in columns.iter_mut().zip(self.others.create_column_writers(number)?) {
                     if let Column::Other(none) = column {
-                        *none = Some(writer);
+                        *none = Some(Box::new(writer));
                     }
                 }
                 none.insert(Group { columns, rows: 0 })

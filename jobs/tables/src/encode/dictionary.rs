@@ -60,10 +60,11 @@ impl Dictionary {
     #[inline]
     pub(super) fn number_of(&mut self, text: &[u8]) -> Option<u32> {
         let ends = Ends::of(text);
-        if let Some((last, number)) = self.last {
-            if last == ends && (ends.are_all() || self.text(number) == text) {
-                return Some(number);
-            }
+        if let Some((last, number)) = self.last
+            && last == ends
+            && (ends.are_all() || self.text(number) == text)
+        {
+            return Some(number);
         }
         let number = self.find(text, ends)?;
         self.last = Some((ends, number));

@@ -280,6 +280,12 @@ impl TextColumn {
     }
 }
 
+/// Reads rows of a column without looking whether they are null.
+fn reader<'a>(texts: &'a StringArray) -> impl Fn(usize) -> &'a [u8] {
+    let (values, offsets) = (texts.values().as_slice(), texts.value_offsets());
+    move |row| &values[offsets[row] as usize..offsets[row + 1] as usize]
+}
+
 impl Rows {
     fn new() -> Self {
         let present = BooleanBufferBuilder::new(0);
@@ -299,14 +305,14 @@ impl Rows {
 
     /// Adds the numbers of the texts in rows `from..to`, up to the first that the dictionary does not take, and returns that row or `to`.
     fn number(&mut self, texts: &StringArray, from: usize, to: usize, dictionary: &mut Dictionary) -> usize {
-        let (values, offsets) = (texts.values().as_slice(), texts.value_offsets());
+        let text_of = reader(texts);
         let nulls = texts.nulls().filter(|nulls| nulls.null_count() > 0);
         self.numbers.reserve(to - from);
         for row in from..to {
             if nulls.is_some_and(|nulls| nulls.is_null(row)) {
                 continue;
             }
-            let text = &values[offsets[row] as usize..offsets[row + 1] as usize];
+            let text = text_of(row);
             let Some(number) = dictionary.number_of(text) else { return row };
             self.numbers.push(number);
             self.bytes += text.len();
@@ -316,13 +322,13 @@ impl Rows {
 
     /// Adds the texts in rows `from..to` until the page has `limit` bytes, and returns the row after the last one.
     fn copy(&mut self, texts: &StringArray, from: usize, to: usize, limit: usize, mut bloom: Option<&mut Sbbf>) -> usize {
-        let (values, offsets) = (texts.values().as_slice(), texts.value_offsets());
+        let text_of = reader(texts);
         let nulls = texts.nulls().filter(|nulls| nulls.null_count() > 0);
         for row in from..to {
             if nulls.is_some_and(|nulls| nulls.is_null(row)) {
                 continue;
             }
-            let text = &values[offsets[row] as usize..offsets[row + 1] as usize];
+            let text = text_of(row);
             self.put(text);
             self.bytes += text.len();
             if let Some(bloom) = &mut bloom {
