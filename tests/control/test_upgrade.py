@@ -19,6 +19,7 @@ from stand import succeeded_condition
 from support import operator_logs, processes
 from support.binaries import binary
 from support.ports import free_port
+from support.release import version
 from support.waiting import wait_until
 
 JSON = dict[str, Any]
@@ -95,6 +96,13 @@ class Cluster:
         environment = {**os.environ, "KUBECONFIG": str(config), "POD_NAME": "upgraded"}
         return processes.start(command, self.folder / "operator.log", environment)
 
+    def release(self) -> tuple[str, str]:
+        """Chart and version, as the Deployment's labels say."""
+        deployed = self.deployment()
+        assert deployed is not None
+        labels = deployed["metadata"]["labels"]
+        return labels["helm.sh/chart"], labels["app.kubernetes.io/version"]
+
     def log(self) -> str:
         return (self.folder / "operator.log").read_text(errors="replace")
 
@@ -133,12 +141,16 @@ def test_an_upgrade_loses_no_run_and_uninstalling_neither(cluster: Cluster) -> N
         if run["metadata"]["name"] != AT_WORK
     }
     assert len(finished) == 3
+    # Two releases, or this is no upgrade.
+    assert cluster.release() == ("lakehouse-operator-0.1.0", "0.1.0")
+    assert version() != "0.1.0"
 
     # Values that were reused as they were lack those that came since: that is said, and nothing is changed.
     refused = cluster.helm("upgrade", RELEASE, CHART, "--reuse-values")
     assert refused.returncode != 0
     assert "upgrade with --reset-then-reuse-values instead of --reuse-values" in refused.stderr, refused.stderr
     assert "nil pointer" not in refused.stderr
+    assert cluster.release() == ("lakehouse-operator-0.1.0", "0.1.0")
 
     cluster.done("upgrade", RELEASE, CHART, "--reset-then-reuse-values")
     deployed = cluster.deployment()
@@ -147,6 +159,9 @@ def test_an_upgrade_loses_no_run_and_uninstalling_neither(cluster: Cluster) -> N
     assert container["image"] == "registry.example.com/team/lakehouse/operator:first"
     assert "--gold-image=registry.example.com/team/lakehouse/gold:first" in container["args"]
     assert "--leader-elect" in container["args"]
+    assert cluster.release() == (f"lakehouse-operator-{version()}", version())
+    # What is new comes in its own release, beside tags of one's own.
+    assert f"--maintenance-image=registry.example.com/team/lakehouse/maintenance:{version()}" in container["args"]
     wait_until("the new kind", lambda: api.answers(collection(TEAM, "lakehousebackfills")), 60)
 
     operator = cluster.start()
