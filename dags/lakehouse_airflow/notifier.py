@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 WEBHOOK = "lakehouse_alerts"
 """Connection: host is the address, such as https://hooks.slack.com/services; password, if any, is the rest of its path."""
 MAIL = "lakehouse_alerts_mail"
-"""Connection of type smtp: host, port, login, password; extras `to`, `from_email`, `disable_ssl`, `disable_tls`."""
+"""Connection of type smtp: host, port, login, password; extras `to`, `from_email`, `disable_ssl`, `disable_tls`, `ca`."""
 PATIENCE = 10
 """Seconds that a webhook or mail server has for each of its answers."""
 
@@ -133,7 +133,7 @@ def mail(connection: Connection, notice: Notice) -> None:
     encrypted = not extra.get("disable_ssl")
     host, port = connection.host or "localhost", connection.port or 0
     # Without a context smtplib would give the password to any server with any certificate.
-    trust = ssl.create_default_context()
+    trust = ssl.create_default_context(cadata=extra.get("ca"))
     with (
         smtplib.SMTP_SSL(host, port, timeout=PATIENCE, context=trust)
         if encrypted

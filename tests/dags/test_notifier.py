@@ -170,6 +170,7 @@ class Certificate:
     """A key and its certificate, which nobody has signed, for 127.0.0.1."""
 
     file: Path
+    public: str
 
     def context(self) -> ssl.SSLContext:
         """What a server with it speaks."""
@@ -194,8 +195,9 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
     pem = serialization.Encoding.PEM
     secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     file = tmp_path_factory.mktemp("tls") / "mail.pem"
-    file.write_bytes(secret + signed.public_bytes(pem))
-    return Certificate(file)
+    public = signed.public_bytes(pem)
+    file.write_bytes(secret + public)
+    return Certificate(file, public.decode())
 
 
 def mail_connection(monkeypatch: pytest.MonkeyPatch, port: int, **extra: Any) -> None:
@@ -258,7 +260,7 @@ def test_a_mail_server_gets_the_password_only_where_its_certificate_is_trusted(
         assert "took no notice: SSLCertVerificationError" in capsys.readouterr().out
         assert (box.logins, box.mails) == ([], [])
 
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate.file))
+        mail_connection(monkeypatch, box.port, disable_ssl=starttls, ca=certificate.public)
         LakehouseNotifier()(context(FAILED))
         assert (box.logins, len(box.mails), box.encrypted) == ([("airflow", CANARY)], 1, True)
     assert shown(capsys.readouterr().out) == []
