@@ -24,6 +24,7 @@ from support.waiting import wait_until
 
 JSON = dict[str, Any]
 FIRST = Path(__file__).parent / "upgrade" / "lakehouse-operator-0.1.0.tgz"
+CRDS = CHART / "files" / "crds"
 OBJECTS = Path(__file__).parent / "upgrade" / "objects.json"
 TEAM, AT_WORK = "team", "it-2024-01-01"
 # Every value that the first chart had, as somebody may have set it.
@@ -152,7 +153,25 @@ def test_an_upgrade_loses_no_run_and_uninstalling_neither(cluster: Cluster) -> N
     assert "nil pointer" not in refused.stderr
     assert cluster.release() == ("lakehouse-operator-0.1.0", "0.1.0")
 
+    # What the new operator shall find can be set before it comes (CHANGELOG.md).
+    crds = [word for name in ("lakehousepipelines", "lakehouses") for word in ("-f", CRDS / f"{name}.yaml")]
+    command = [program("kubectl"), "--kubeconfig", cluster.folder / "kubeconfig", "apply", "--server-side"]
+    early = subprocess.run(
+        [*command, "--force-conflicts", *crds], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert early.returncode == 0, early.stderr
+    (pipeline, *_) = (it["metadata"]["name"] for it in api.items(collection(TEAM, "lakehousepipelines")))
+    kept = {"succeeded": 500, "failed": 500}
+
+    def limited() -> bool:
+        """The API server takes a moment to know the field."""
+        path = f"{collection(TEAM, 'lakehousepipelines')}/{pipeline}"
+        return bool(api.merge(path, {"spec": {"historyLimits": kept}})["spec"].get("historyLimits") == kept)
+
+    wait_until("the new field to be known", limited, 60)
+
     cluster.done("upgrade", RELEASE, CHART, "--reset-then-reuse-values")
+    assert cluster.get("lakehousepipelines", pipeline)["spec"]["historyLimits"] == kept
     deployed = cluster.deployment()
     assert deployed is not None
     (container,) = deployed["spec"]["template"]["spec"]["containers"]
