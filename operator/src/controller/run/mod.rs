@@ -86,6 +86,10 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
                             context.telling.traces.ended(&written);
                         }
                         context.events.publish(&written, &notes);
+                        if ends && !observe::has_lasting_jobs(&context, &written) {
+                            context.looks.forget(&written);
+                            return Ok(Action::await_change());
+                        }
                         known = Some(Some(written));
                     }
                     // Somebody changed the run meanwhile: look again.
@@ -115,8 +119,7 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
             }
             Step::Expire { job, uid, seconds } => apply::expire(&context, &job, &uid, seconds).await?,
             Step::Wait(wait) => {
-                context.looks.note(&run, &scene.observed.jobs, wait);
-                return Ok(Action::requeue(wait));
+                return Ok(Action::requeue(context.looks.note(&run, &scene.observed.jobs, wait)));
             }
             Step::Done => return Ok(Action::await_change()),
         }

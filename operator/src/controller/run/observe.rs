@@ -83,17 +83,19 @@ pub(crate) fn has_lasting_jobs(context: &Context, run: &LakehouseRun) -> bool {
 /// Whether one of these Jobs of a run, whose outcomes are recorded, is at work or stays longer than it shall, as the cache has it.
 fn any_lasting(context: &Context, uid: &str, jobs: impl Iterator<Item = String>) -> bool {
     let lasting = |job: &Job| {
-        let ended = |status: &JobStatus| {
-            let mut conditions = status.conditions.iter().flatten();
-            conditions.any(|c| c.status == "True" && matches!(c.type_.as_str(), "Complete" | "Failed"))
-        };
         let ttl = job.spec.as_ref().and_then(|spec| spec.ttl_seconds_after_finished);
         build::is_owned_by(&job.metadata, uid)
             && job.metadata.deletion_timestamp.is_none()
-            && (ttl.is_none_or(|ttl| ttl == build::GOES_SOONER) || !job.status.as_ref().is_some_and(ended))
+            && (ttl.is_none_or(|ttl| ttl == build::GOES_SOONER) || !job.status.as_ref().is_some_and(has_ended))
     };
     let mut jobs = jobs;
     jobs.any(|job| cached_job(context, &job).is_some_and(|job| lasting(&job)))
+}
+
+/// Whether a Job has ended.
+pub(crate) fn has_ended(status: &JobStatus) -> bool {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.any(|c| c.status == "True" && matches!(c.type_.as_str(), "Complete" | "Failed"))
 }
 
 fn cached_job(context: &Context, name: &str) -> Option<Arc<Job>> {
