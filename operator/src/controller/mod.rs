@@ -212,16 +212,22 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
     let jobs = watched(context.api::<Job>(), made_here, resync).modify(cache::of_job);
     let changed_jobs = touched(reflector::reflector(jobs_writer, jobs));
 
-    let own_lakehouses = touched(reflector::reflector(lakehouses_writer, watched(context.api::<Lakehouse>(), every.clone(), resync)));
+    let own_lakehouses = reflector::reflector(lakehouses_writer, watched(context.api::<Lakehouse>(), every.clone(), resync));
     let (to_users, of_lakehouse) = unbounded();
     let users = known.clone();
-    let own_lakehouses = own_lakehouses.inspect(move |lakehouse| {
-        let name = lakehouse.name_any();
-        for user in users.state_filter(|pipeline: &LakehousePipeline| pipeline.spec.lakehouse == name) {
+    let own_lakehouses = touched(own_lakehouses.inspect(move |event| {
+        let changed = match event {
+            Ok(watcher::Event::Apply(lakehouse) | watcher::Event::Delete(lakehouse)) => Some(lakehouse.name_any()),
+            // The cache has what was listed from now on, and not before: whatever it is, it may be new.
+            Ok(watcher::Event::InitDone) => None,
+            _ => return,
+        };
+        let is_user = |pipeline: &LakehousePipeline| changed.as_ref().is_none_or(|name| pipeline.spec.lakehouse == *name);
+        for user in users.state_filter(is_user) {
             // The receiver is gone only when the process ends.
             let _ = to_users.unbounded_send(ObjectRef::from_obj(user.as_ref()));
         }
-    });
+    }));
     let lakehouses = Controller::for_stream(own_lakehouses.map(Ok), known_lakehouses.clone());
     let lakehouses = lakehouses.with_config(settings.clone()).graceful_shutdown_on(shutdown.clone().wanted()).run(
         |it, context: Arc<Context>| context.telling.metrics.clone().reconciliation("Lakehouse", lakehouse::reconcile(it, context)),
