@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 /// How a table is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.bloomFilters) || self.bloomFilters.size() == 0 || !has(self.format) || self.format == 'iceberg'").message("bloomFilters needs format iceberg: other formats have no property by which a table keeps them"))]
 #[x_kube(validation = Rule::new("!has(self.format) || self.format != 'delta' || !has(self.partitionBy) || self.partitionBy.all(p, !p.contains('('))").message("partitionBy: delta tables are partitioned by columns as they are, not by transforms"))]
 pub struct TableLayout {
     /// iceberg (the default), delta or parquet.
@@ -20,6 +21,11 @@ pub struct TableLayout {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8), inner(length(min = 1, max = 128)))]
     pub sort_by: Vec<String>,
+    /// Columns with a Bloom filter in every new file, for readers that look for single keys. Iceberg only, where they are properties of the table
+    /// (`write.parquet.bloom-filter-enabled.column.…`), so that compaction and other writers go on with them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 128)))]
+    pub bloom_filters: Vec<String>,
     /// Columns that an existing table may lose with all their values. A column that is neither defined nor named here stops the run, so that a
     /// mistake in a name never costs a column. May stay once they are gone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

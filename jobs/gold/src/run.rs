@@ -305,6 +305,7 @@ pub(crate) fn table_definition(
         schema,
         partition_by,
         sort_by: layout.sort_by.clone(),
+        bloom_filters: layout.bloom_filters.clone(),
         owner: owner.to_owned(),
         properties: BTreeMap::new(),
         declared: Declared { renamed: definition.model.renamed_columns.clone(), dropped: layout.dropped_columns.clone() },

@@ -196,6 +196,7 @@ fn definition() -> TableDef {
         schema: results_schema(),
         partition_by: Vec::new(),
         sort_by: Vec::new(),
+        bloom_filters: Vec::new(),
         owner: SHARED_OWNER.to_owned(),
         properties: BTreeMap::new(),
         declared: Declared::default(),

@@ -43,6 +43,7 @@ pub(crate) fn definition(table: &TableDef) -> TableDef {
         schema: schema(),
         partition_by: Vec::new(),
         sort_by: Vec::new(),
+        bloom_filters: Vec::new(),
         owner: table.owner.clone(),
         properties: BTreeMap::new(),
         declared: Declared::default(),

@@ -218,6 +218,7 @@ impl TablePlan {
             schema: stored,
             partition_by,
             sort_by: silver.table.sort_by.clone(),
+            bloom_filters: silver.table.bloom_filters.clone(),
             owner: owner.to_owned(),
             properties: BTreeMap::new(),
             declared: Declared {

@@ -1,4 +1,5 @@
-//! Bloom filters of the files of an Iceberg table, as the table's own properties ask for them.
+//! Bloom filters of the files of an Iceberg table, as the table's own properties ask for them; those that a definition names are such
+//! properties.
 //!
 //! The names and defaults are Iceberg's (<https://iceberg.apache.org/docs/latest/configuration/#write-properties>), so a table that another
 //! program set up is gone on with. A filter says of a row group that it has no row with some value, which the least and greatest value of
@@ -20,6 +21,9 @@ const MOST_BYTES: &str = "write.parquet.bloom-filter-max-bytes";
 const DEFAULT_WRONG: f64 = 0.01;
 const DEFAULT_MOST_BYTES: usize = 1024 * 1024;
 
+/// The columns that the definition named, so that one it names no longer loses its filter and one that somebody else named does not.
+const DECLARED: &str = "lakehouse.bloom-filters";
+
 /// A filter on a column.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Bloom {
@@ -29,6 +33,21 @@ pub(crate) struct Bloom {
     wrong: f64,
     /// Distinct values for which it begins; it is folded to what those of the row group need.
     distinct: u64,
+}
+
+/// The properties of a table whose definition names these columns.
+pub(crate) fn properties(columns: &[String]) -> HashMap<String, String> {
+    let mut properties: HashMap<String, String> = columns.iter().map(|column| (format!("{ENABLED}{column}"), "true".to_owned())).collect();
+    if !columns.is_empty() {
+        properties.insert(DECLARED.to_owned(), columns.join(","));
+    }
+    properties
+}
+
+/// The columns that the table's definition named when it was last applied.
+pub(crate) fn declared(properties: &HashMap<String, String>) -> Vec<String> {
+    let text = properties.get(DECLARED).map(String::as_str).unwrap_or_default();
+    text.split(',').filter(|column| !column.is_empty()).map(str::to_owned).collect()
 }
 
 /// The filters that `properties` of a table with this schema ask for. Columns that it does not have (any more) and those of booleans have

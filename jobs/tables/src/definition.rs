@@ -48,6 +48,8 @@ pub struct TableDef {
     pub partition_by: Vec<PartitionField>,
     /// Columns by which rows are sorted within a file, ascending, nulls first.
     pub sort_by: Vec<String>,
+    /// Columns with a Bloom filter in new files; of Iceberg tables only.
+    pub bloom_filters: Vec<String>,
     /// `namespace/name` of the pipeline that writes it.
     pub owner: String,
     /// Further properties, stored with the table. Keys that start with `lakehouse.` are reserved.
@@ -193,11 +195,13 @@ impl TableDef {
     /// [`TableError::Definition`] that names the column.
     pub fn validate(&self) -> Result<()> {
         let named = self.partition_by.iter().map(|field| ("partitionBy", &field.column));
-        for (place, column) in named.chain(self.sort_by.iter().map(|column| ("sortBy", column))) {
+        let named = named.chain(self.sort_by.iter().map(|column| ("sortBy", column)));
+        for (place, column) in named.chain(self.bloom_filters.iter().map(|column| ("bloomFilters", column))) {
             if self.schema.field_with_name(column).is_err() {
                 return Err(self.invalid(format!("{place} names column {column}, which it does not have")));
             }
         }
+        self.validate_bloom_filters()?;
         for (index, field) in self.schema.fields().iter().enumerate() {
             if self.schema.fields().iter().take(index).any(|other| other.name() == field.name()) {
                 return Err(self.invalid(format!("column {} is defined twice", field.name())));
@@ -211,6 +215,17 @@ impl TableDef {
             return Err(self.invalid(format!("property {key} is reserved")));
         }
         Ok(())
+    }
+
+    fn validate_bloom_filters(&self) -> Result<()> {
+        if self.format != TableFormat::Iceberg && !self.bloom_filters.is_empty() {
+            return Err(self.invalid(format!("bloomFilters: {} tables have no property by which they keep them", self.format)));
+        }
+        let boolean = |column: &&String| self.schema.field_with_name(column).is_ok_and(|field| *field.data_type() == DataType::Boolean);
+        match self.bloom_filters.iter().find(boolean) {
+            Some(column) => Err(self.invalid(format!("bloomFilters: column {column} is a boolean, which has no Bloom filter"))),
+            None => Ok(()),
+        }
     }
 
     /// Delta has no transforms, and writes partition values as text.

@@ -71,6 +71,13 @@ pub enum Change {
         /// Columns from now on.
         to: Vec<String>,
     },
+    /// New files have Bloom filters on other columns.
+    ChangeBloomFilters {
+        /// Columns until now.
+        from: Vec<String>,
+        /// Columns from now on.
+        to: Vec<String>,
+    },
 }
 
 impl fmt::Display for Change {
@@ -84,6 +91,9 @@ impl fmt::Display for Change {
             Change::MoveColumn { column, after: Some(after) } => write!(f, "move column {column} behind {after}"),
             Change::MoveColumn { column, after: None } => write!(f, "move column {column} to the front"),
             Change::ChangeSort { from, to } => write!(f, "sort new files by [{}], not by [{}]", to.join(", "), from.join(", ")),
+            Change::ChangeBloomFilters { from, to } => {
+                write!(f, "Bloom filters in new files on [{}], not on [{}]", to.join(", "), from.join(", "))
+            }
         }
     }
 }
@@ -118,6 +128,8 @@ pub(crate) struct Existing {
     pub(crate) columns: Vec<FieldRef>,
     pub(crate) partitions: Vec<ExistingPartition>,
     pub(crate) sort_by: Vec<String>,
+    /// Columns with Bloom filters that a definition asked for.
+    pub(crate) bloom_filters: Vec<String>,
 }
 
 /// A column of the table to be.
@@ -174,6 +186,7 @@ pub(crate) fn plan(definition: &TableDef, existing: &Existing) -> Planned {
     changes.extend(moves(&columns));
     planner.partitions(&columns);
     planner.sort(&columns, &mut changes);
+    planner.bloom_filters(&columns, &mut changes);
     let mut refused = planner.refused;
     refused.extend(changes.iter().filter_map(|change| unsupported(existing.format, change)));
     Planned { columns, changes, refused }
@@ -342,6 +355,15 @@ impl Planner<'_> {
         let wanted = &self.definition.sort_by;
         if after.len() != wanted.len() || after.iter().zip(wanted).any(|(after, wanted)| after.as_ref() != Some(wanted)) {
             changes.push(Change::ChangeSort { from: self.existing.sort_by.clone(), to: wanted.clone() });
+        }
+    }
+
+    fn bloom_filters(&mut self, columns: &[PlannedColumn], changes: &mut Vec<Change>) {
+        let after: BTreeSet<Option<String>> = self.existing.bloom_filters.iter().map(|name| self.name_after(columns, name)).collect();
+        let wanted: BTreeSet<Option<String>> = self.definition.bloom_filters.iter().cloned().map(Some).collect();
+        if after != wanted {
+            let (from, to) = (self.existing.bloom_filters.clone(), self.definition.bloom_filters.clone());
+            changes.push(Change::ChangeBloomFilters { from, to });
         }
     }
 }

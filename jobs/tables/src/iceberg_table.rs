@@ -82,7 +82,8 @@ impl IcebergTable {
         // Types that no table can hold are a fault of the definition, whatever the table is.
         schema::to_iceberg(definition)?;
         let fields = metadata.default_partition_spec().fields();
-        let existing = schema::existing(TableFormat::Iceberg, &self.table, metadata.current_schema(), fields, sort_columns(metadata))?;
+        let (schema, sorted, declared) = (metadata.current_schema(), sort_columns(metadata), blooms::declared(metadata.properties()));
+        let existing = schema::existing(TableFormat::Iceberg, &self.table, schema, fields, sorted, declared)?;
         Ok(evolution::plan(definition, &existing))
     }
 
@@ -105,6 +106,10 @@ impl IcebergTable {
         } else {
             plan.properties.insert(SORT_BY.to_owned(), definition.sort_by.join(","));
         }
+        let blooms = blooms::properties(&definition.bloom_filters);
+        let gone = blooms::properties(&blooms::declared(metadata.properties())).into_keys().filter(|key| !blooms.contains_key(key));
+        plan.removed_properties.extend(gone);
+        plan.properties.extend(blooms);
         Ok(Some(plan))
     }
 
@@ -448,5 +453,6 @@ fn initial_properties(definition: &TableDef) -> HashMap<String, String> {
     if !definition.sort_by.is_empty() {
         properties.insert(SORT_BY.to_owned(), definition.sort_by.join(","));
     }
+    properties.extend(blooms::properties(&definition.bloom_filters));
     properties
 }

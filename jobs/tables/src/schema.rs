@@ -103,6 +103,7 @@ pub(crate) fn existing(
     schema: &Schema,
     partitions: &[PartitionFieldOf],
     sort_by: Vec<String>,
+    bloom_filters: Vec<String>,
 ) -> Result<Existing> {
     let columns = reader_schema(file_schema(table, schema)?.as_ref()).fields().iter().cloned().collect();
     let partitions = partitions.iter().map(|field| ExistingPartition {
@@ -110,7 +111,7 @@ pub(crate) fn existing(
         column: schema.name_by_field_id(field.source_id).unwrap_or("?").to_owned(),
         transform: PartitionField::transform_of(field.transform),
     });
-    Ok(Existing { format, columns, partitions: partitions.collect(), sort_by })
+    Ok(Existing { format, columns, partitions: partitions.collect(), sort_by, bloom_filters })
 }
 
 /// The schema with the planned columns: those of the table keep their ids, new ones get ids that no column of the table ever had.

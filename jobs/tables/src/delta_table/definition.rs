@@ -65,7 +65,7 @@ impl DeltaTable {
         // Types that no table can hold are a fault of the definition, whatever the table is.
         schema::to_iceberg(definition)?;
         let spec = self.spec(state)?;
-        let existing = schema::existing(TableFormat::Delta, &self.table, &state.schema, spec.fields(), state.sort_by())?;
+        let existing = schema::existing(TableFormat::Delta, &self.table, &state.schema, spec.fields(), state.sort_by(), Vec::new())?;
         Ok(evolution::plan(definition, &existing))
     }
 

@@ -30,13 +30,14 @@ struct Case {
 impl Case {
     fn of(existing: &[Column], wanted: &[Column]) -> Self {
         Self {
-            existing: Existing { format: TableFormat::Iceberg, columns: fields(existing), partitions: Vec::new(), sort_by: Vec::new() },
+            existing: Existing { format: TableFormat::Iceberg, columns: fields(existing), partitions: Vec::new(), sort_by: Vec::new(), bloom_filters: Vec::new() },
             definition: TableDef {
                 table: TableRef::new("silver", "t"),
                 format: TableFormat::Iceberg,
                 schema: Arc::new(Schema::new(fields(wanted))),
                 partition_by: Vec::new(),
                 sort_by: Vec::new(),
+                bloom_filters: Vec::new(),
                 owner: "local/p".to_owned(),
                 properties: BTreeMap::new(),
                 declared: Declared::default(),
@@ -60,6 +61,12 @@ impl Case {
         let name = field.name();
         self.existing.partitions.push(ExistingPartition { name, column: field.column, transform: Some(field.transform) });
         self.definition.partition_by.push(wanted.parse().unwrap());
+        self
+    }
+
+    fn with_bloom_filters(mut self, existing: &[&str], wanted: &[&str]) -> Self {
+        self.existing.bloom_filters = existing.iter().map(ToString::to_string).collect();
+        self.definition.bloom_filters = wanted.iter().map(ToString::to_string).collect();
         self
     }
 
@@ -281,6 +288,16 @@ fn the_order_of_rows_may_change() {
     without.remove(2);
     let dropped = Case::of(&base(), &without).dropped("s").sorted(&["s"], &[]).changes();
     assert_eq!(dropped, ["drop column s", "sort new files by [], not by [s]"]);
+}
+
+#[test]
+fn bloom_filters_follow_the_definition_in_any_order() {
+    let changed = Case::of(&base(), &base()).with_bloom_filters(&["id"], &["id", "s"]).changes();
+    assert_eq!(changed, ["Bloom filters in new files on [id, s], not on [id]"]);
+    assert_eq!(Case::of(&base(), &base()).with_bloom_filters(&["id", "s"], &["s", "id"]).changes(), [""; 0]);
+    let wanted = with(&[(2, ("text", DataType::Utf8, OPTIONAL))]);
+    let renamed = Case::of(&base(), &wanted).renamed("text", "s").with_bloom_filters(&["s"], &["text"]).changes();
+    assert_eq!(renamed, ["rename column s to text"]);
 }
 
 #[test]

@@ -61,6 +61,7 @@ impl Lake {
             schema: schema.clone(),
             partition_by: Vec::new(),
             sort_by: Vec::new(),
+            bloom_filters: Vec::new(),
             owner: "local/test".to_owned(),
             properties: BTreeMap::new(),
         };

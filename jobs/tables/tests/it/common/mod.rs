@@ -66,6 +66,7 @@ pub fn definition_of(format: TableFormat, name: &str) -> TableDef {
         schema: schema(),
         partition_by: Vec::new(),
         sort_by: Vec::new(),
+        bloom_filters: Vec::new(),
         owner: OWNER.to_owned(),
         properties: BTreeMap::new(),
         declared: Declared::default(),
