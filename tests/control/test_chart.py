@@ -88,6 +88,8 @@ def test_traces_go_where_the_values_say() -> None:
         "podDisruptionBudget.x=1",
         "networkPolicy.allow=all",
         "networkPolicy.sourcePorts={0}",
+        "networkPolicy.extraSources[0].ports={8080}",
+        "networkPolicy.extraSources[0].cidr=10.1.2.3/32,networkPolicy.extraSources[0].ports={8080:}",
         "networkPolicy.services.networks={everywhere}",
     ],
 )
@@ -178,6 +180,29 @@ def test_network_policies_are_made_when_asked_for() -> None:
         if it["metadata"]["name"].endswith("-sources")
     ]
     assert nothing["egress"] == []
+
+
+def test_sources_of_the_inner_network_have_ports_of_their_own() -> None:
+    first, second = "networkPolicy.extraSources[0]", "networkPolicy.extraSources[1]"
+    values = [f"{first}.cidr=10.1.2.3/32", f"{first}.ports[0]=8443", f"{first}.ports[1]=9000-9099"]
+    (sources,) = [
+        it["spec"]
+        for it in of(
+            template("networkPolicy.enabled=true", *values, f"{second}.cidr=10.4.0.0/16", f"{second}.except={{10.4.1.0/24}}"),
+            "NetworkPolicy",
+        )
+        if it["metadata"]["name"].endswith("-sources")
+    ]
+    public, *inner = sources["egress"]
+    web = [{"protocol": "TCP", "port": 80}, {"protocol": "TCP", "port": 443}]
+    assert public["ports"] == web
+    assert inner == [
+        {
+            "to": [{"ipBlock": {"cidr": "10.1.2.3/32"}}],
+            "ports": [{"protocol": "TCP", "port": 8443}, {"protocol": "TCP", "port": 9000, "endPort": 9099}],
+        },
+        {"to": [{"ipBlock": {"cidr": "10.4.0.0/16", "except": ["10.4.1.0/24"]}}], "ports": web},
+    ]
 
 
 def test_policies_choose_the_pods_they_are_about(stand: Callable[[str], Stand]) -> None:
