@@ -37,7 +37,7 @@ CONNECT = """
 """
 
 
-def waits_in(pod: str, namespace: str, image: str, labels: dict[str, str]) -> dict[str, Any]:
+def waiting(pod: str, image: str, labels: dict[str, str]) -> dict[str, Any]:
     """A pod with a shell, from an image that the node has, which listens on PORT until it is deleted."""
     container = {
         "name": "shell",
@@ -55,7 +55,7 @@ def waits_in(pod: str, namespace: str, image: str, labels: dict[str, str]) -> di
     return {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": pod, "namespace": namespace, "labels": labels},
+        "metadata": {"name": f"policies-{pod}", "labels": labels},
         "spec": {
             "automountServiceAccountToken": False,
             "terminationGracePeriodSeconds": 0,
@@ -69,8 +69,7 @@ def waits_in(pod: str, namespace: str, image: str, labels: dict[str, str]) -> di
 class Stand:
     """The pods that try connections, and what they try to reach."""
 
-    kubernetes: Kubernetes
-    namespaces: dict[str, str]
+    places: dict[str, Kubernetes]
     """Pod to its namespace."""
     addresses: dict[str, str]
     """Pod to its address."""
@@ -83,8 +82,8 @@ class Stand:
         job = self.addresses["silver" if pod == "ingest" else "ingest"]
         tried = {**self.targets, "job": (job, PORT)}
         lines = "".join(f"{name} {host} {port}\n" for name, (host, port) in tried.items())
-        where = dataclasses.replace(self.kubernetes, namespace=self.namespaces[pod])
-        return set(where.run("exec", "-i", f"policies-{pod}", "--", "bash", "-c", CONNECT, stdin=lines).split())
+        command = ["exec", "-i", f"policies-{pod}", "--", "bash", "-c", CONNECT]
+        return set(self.places[pod].run(*command, stdin=lines).split())
 
     def everything(self) -> set[str]:
         """The names of all that is tried."""
@@ -104,6 +103,7 @@ def finished(kubernetes: Kubernetes, replay: ReplayServer) -> dict[str, Any]:
     archive = [{"name": "coincap", "baseUrl": replay.url, "archive": {"query": {"at": "{{ interval.start }}"}}}]
     kubernetes.apply(lakehouse("main", connections=archive))
     kubernetes.apply(renamed_tables(pipeline("crypto.yaml", "policies", trigger={"external": {}}), "policies"))
+    kubernetes.delete("lhr", RUN)
     kubernetes.apply(run(RUN, "policies", DAY))
     return kubernetes.wait_succeeded(RUN)
 
@@ -125,25 +125,19 @@ def stand(
         }
         for job in kubernetes.jobs_of(RUN)
     }
-    wanted = {
-        "ingest": (NAMESPACE, labels["ingest"]),
-        "silver": (NAMESPACE, labels["silver"]),
-        "stranger": (NAMESPACE, {}),
-        "scraper": (SCRAPERS, {}),
-    }
+    monitoring = dataclasses.replace(kubernetes, namespace=SCRAPERS)
+    places = {"ingest": kubernetes, "silver": kubernetes, "stranger": kubernetes, "scraper": monitoring}
     image = kubernetes.get("statefulset", "postgres")["spec"]["template"]["spec"]["containers"][0]["image"]
     made = not kubernetes.exists("namespace", SCRAPERS)
     if made:
         kubernetes.run("create", "namespace", SCRAPERS)
     try:
-        kubernetes.apply(
-            *(waits_in(f"policies-{pod}", place, image, labels) for pod, (place, labels) in wanted.items())
-        )
+        for pod, place in places.items():
+            place.apply(waiting(pod, image, labels.get(pod, {})))
         addresses = {}
-        for pod, (place, _) in wanted.items():
-            where = dataclasses.replace(kubernetes, namespace=place)
-            where.wait(f"pod {pod} to be ready", lambda where=where, pod=pod: ready(where, f"policies-{pod}"), 60)
-            addresses[pod] = where.get("pod", f"policies-{pod}")["status"]["podIP"]
+        for pod, place in places.items():
+            place.wait(f"pod {pod} to be ready", lambda place=place, pod=pod: ready(place, f"policies-{pod}"), 60)
+            addresses[pod] = place.get("pod", f"policies-{pod}")["status"]["podIP"]
         targets = {
             "store": (f"minio.{NAMESPACE}.svc", 9000),
             "catalog": (f"postgres.{NAMESPACE}.svc", 5432),
@@ -156,10 +150,10 @@ def stand(
             "operator": (f"{operator_deployment}.{NAMESPACE}.svc", 8080),
             **on_the_node(kubernetes),
         }
-        yield Stand(kubernetes, {pod: place for pod, (place, _) in wanted.items()}, addresses, targets)
+        yield Stand(places, addresses, targets)
     finally:
-        for pod, (place, _) in wanted.items():
-            dataclasses.replace(kubernetes, namespace=place).delete("pod", f"policies-{pod}")
+        for pod, place in places.items():
+            place.delete("pod", f"policies-{pod}")
         if made:
             kubernetes.delete("namespace", SCRAPERS, wait=False)
 
@@ -187,7 +181,7 @@ def ready(kubernetes: Kubernetes, pod: str) -> bool:
 def test_the_platform_runs_with_the_policies_of_the_chart(kubernetes: Kubernetes) -> None:
     """They hold for every test of this folder, whose Jobs reach what they need under them."""
     names = {it["metadata"]["name"] for it in kubernetes.list(POLICIES, OURS)}
-    assert names == {"lakehouse-operator", "lakehouse-operator-jobs", "lakehouse-operator-sources"}
+    assert names == {"lakehouse-operator", *(f"lakehouse-operator-{what}" for what in ("closed", "jobs", "sources"))}
 
 
 def test_a_run_reaches_names_store_catalog_and_source(finished: dict[str, Any], replay: ReplayServer) -> None:
