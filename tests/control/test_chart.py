@@ -157,7 +157,9 @@ def test_network_policies_are_made_when_asked_for() -> None:
         for it in of(template(*CLOSED), "NetworkPolicy")
     }
     namespaces = ("lake", "team")
-    names = {(n, f"release-{what}") for n in namespaces for what in ("closed", "jobs", "sources")} | {("lake", "release")}
+    names = {(n, f"release-{what}") for n in namespaces for what in ("closed", "jobs", "sources")} | {
+        ("lake", "release")
+    }
     assert policies.keys() == names
     for namespace in namespaces:
         closed, jobs, sources = (policies[namespace, f"release-{what}"] for what in ("closed", "jobs", "sources"))
