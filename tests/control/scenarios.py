@@ -112,10 +112,12 @@ def working(stand: Stand, stage: str) -> Gate:
 
 def succeeds(stand: Stand, name: str = RUN) -> None:
     """Waits for the run's success."""
-    stand.wait(
-        f"{name} to succeed",
-        lambda: succeeded_condition(stand.get("lakehouseruns", name) or {}).get("status") == "True",
-    )
+    stand.wait(f"{name} to succeed", lambda: has_succeeded(stand, name))
+
+
+def has_succeeded(stand: Stand, name: str) -> bool:
+    """Whether the run has ended well."""
+    return succeeded_condition(stand.get("lakehouseruns", name) or {}).get("status") == "True"
 
 
 def success(stand: Stand) -> None:
