@@ -78,8 +78,8 @@ test: ## install what the tests need and run all of them, the real-cluster ones 
 bench: ## time the silver stage against DuckDB and Polars, interleaved; hold the operator to its limits with 10,000 runs
 	bench/run
 
-soak: build ## run the long forms of tests: faults of the operator, a year of days (an hour)
-	LAKEHOUSE_SOAK=1 tests/run tests/control tests/laptop/test_history.py
+soak: build ## run the long forms of tests: simulation, fuzz targets (FUZZ_SECONDS each), a year of days, faults of the operator
+	@tests/soak
 
 fuzz: ## let libFuzzer look for bytes that break a promise of FUZZ_TARGET (tests/fuzz/seeds) for FUZZ_SECONDS
 	@tests/fuzz/run $(FUZZ_TARGET) $(FUZZ_SECONDS)

@@ -2,7 +2,12 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::Path,
+    process::{Command, Output},
+};
 
 use lakehouse_api::{all_crds, crd_yaml};
 use serde_json::Value;
@@ -19,6 +24,37 @@ fn generated_yaml_and_chart_are_up_to_date() {
             assert!(text == crd_yaml(&crd).unwrap(), "{directory}/{file} is stale: run `make crds`");
         }
     }
+}
+
+/// What `lakehouse-api` says in an empty folder, and the names that are there afterwards.
+fn program(arguments: &[&str]) -> (Output, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let done = Command::new(env!("CARGO_BIN_EXE_lakehouse-api")).args(arguments).current_dir(folder.path()).output().unwrap();
+    let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    (done, names)
+}
+
+#[test]
+fn the_program_writes_where_it_is_told_and_nowhere_else() {
+    for arguments in [&["--help"][..], &["--version"], &["--unknown"], &["one", "two"]] {
+        let (done, names) = program(arguments);
+        let wanted = if matches!(arguments, ["--help" | "--version"]) { 0 } else { 2 };
+        assert_eq!((done.status.code(), names), (Some(wanted), Vec::new()), "{arguments:?}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let there = folder.path().join("new").join("crds");
+    let (done, names) = program(&[there.to_str().unwrap()]);
+    assert_eq!((done.status.code(), names), (Some(0), Vec::new()));
+    assert_eq!(fs::read_dir(&there).unwrap().count(), all_crds().len());
+    for (file, crd) in all_crds() {
+        assert!(fs::read_to_string(there.join(file)).unwrap() == crd_yaml(&crd).unwrap(), "{file}");
+    }
+    // A file in its place is named.
+    let file = folder.path().join("file");
+    fs::write(&file, "").unwrap();
+    let (done, _) = program(&[file.to_str().unwrap()]);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&done.stderr).starts_with(&format!("error: {}: ", file.display())));
 }
 
 /// Fields without a description, and objects that would swallow unknown fields.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import smtplib
+import ssl
 import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 WEBHOOK = "lakehouse_alerts"
 """Connection: host is the address, such as https://hooks.slack.com/services; password, if any, is the rest of its path."""
 MAIL = "lakehouse_alerts_mail"
-"""Connection of type smtp: host, port, login, password; extras `to`, `from_email`, `disable_ssl`, `disable_tls`."""
+"""Connection of type smtp: host, port, login, password; extras `to`, `from_email`, `disable_ssl`, `disable_tls`, `ca`."""
 PATIENCE = 10
 """Seconds that a webhook or mail server has for each of its answers."""
 
@@ -130,10 +131,16 @@ def mail(connection: Connection, notice: Notice) -> None:
     message["To"] = extra["to"]
     message.set_content(notice.text())
     encrypted = not extra.get("disable_ssl")
-    kind = smtplib.SMTP_SSL if encrypted else smtplib.SMTP
-    with kind(connection.host or "localhost", connection.port or 0, timeout=PATIENCE) as server:
+    host, port = connection.host or "localhost", connection.port or 0
+    # Without a context smtplib would give the password to any server with any certificate.
+    trust = ssl.create_default_context(cadata=extra.get("ca"))
+    with (
+        smtplib.SMTP_SSL(host, port, timeout=PATIENCE, context=trust)
+        if encrypted
+        else smtplib.SMTP(host, port, timeout=PATIENCE)
+    ) as server:
         if not encrypted and not extra.get("disable_tls"):
-            server.starttls()
+            server.starttls(context=trust)
         if connection.login and connection.password:
             server.login(connection.login, connection.password)
         server.send_message(message)

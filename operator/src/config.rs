@@ -132,9 +132,10 @@ mod tests {
         assert!(Config::try_parse_from(["lakehouse-operator"]).is_err());
         let config = Config::try_parse_from(["lakehouse-operator", "--namespace=a,b"]).expect("valid flags");
         assert_eq!(config.namespaces, ["a", "b"]);
-        assert_eq!(config.jobs.image(Stage::Gold, false), "lakehouse/gold:0.1.0");
-        assert_eq!(config.jobs.image(Stage::Ingest, false), "lakehouse/ingest:0.1.0");
-        assert_eq!(config.jobs.image(Stage::Ingest, true), "lakehouse/ingest-chromium:0.1.0");
+        // Images of the operator's own release.
+        assert_eq!(config.jobs.image(Stage::Gold, false), concat!("lakehouse/gold:", env!("CARGO_PKG_VERSION")));
+        assert_eq!(config.jobs.image(Stage::Ingest, false), concat!("lakehouse/ingest:", env!("CARGO_PKG_VERSION")));
+        assert_eq!(config.jobs.image(Stage::Ingest, true), concat!("lakehouse/ingest-chromium:", env!("CARGO_PKG_VERSION")));
     }
 
     #[test]

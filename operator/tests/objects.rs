@@ -278,6 +278,31 @@ fn pages_that_are_rendered_take_the_image_with_a_browser_and_its_memory() {
 }
 
 #[test]
+fn defaults_of_resources_give_way_to_what_the_pipeline_says() {
+    for (own, requests, limits) in [
+        (json!({}), json!({"cpu": "100m", "memory": "128Mi"}), json!({"memory": "1Gi"})),
+        // Kubernetes would refuse a request above its limit.
+        (json!({"limits": {"memory": "64Mi"}}), json!({"cpu": "100m", "memory": "64Mi"}), json!({"memory": "64Mi"})),
+        (json!({"limits": {"cpu": "0.05"}}), json!({"cpu": "0.05", "memory": "128Mi"}), json!({"cpu": "0.05", "memory": "1Gi"})),
+        (json!({"requests": {"memory": "2Gi"}}), json!({"cpu": "100m", "memory": "2Gi"}), json!({"memory": "2Gi"})),
+        (json!({"limits": {"memory": "4Gi"}}), json!({"cpu": "100m", "memory": "128Mi"}), json!({"memory": "4Gi"})),
+        // What contradicts itself is said as it is, and the API server refuses it.
+        (
+            json!({"requests": {"memory": "2Gi"}, "limits": {"memory": "1Gi"}}),
+            json!({"cpu": "100m", "memory": "2Gi"}),
+            json!({"memory": "1Gi"}),
+        ),
+        (json!({"limits": {"memory": "much"}}), json!({"cpu": "100m", "memory": "128Mi"}), json!({"memory": "much"})),
+    ] {
+        let mut pipeline = pipeline();
+        pipeline.spec.jobs = Some(serde_json::from_value(json!({"silver": {"resources": own}})).unwrap());
+        let job = rendered_of(&pipeline, Stage::Silver).0;
+        let found = &job["spec"]["template"]["spec"]["containers"][0]["resources"];
+        assert_eq!((&found["requests"], &found["limits"]), (&requests, &limits), "{own}");
+    }
+}
+
+#[test]
 fn every_stage_reports_lineage_where_the_lakehouse_says_with_a_token_by_reference() {
     let mut lakehouse = lakehouse();
     let lineage =

@@ -9,6 +9,7 @@ import pytest
 from control_plane import ControlPlane
 from idle import Idle
 from kubelet import Kubelet
+from lives import ONLY
 from scenarios import EXTERNAL, LAKEHOUSE, pipeline, run
 from stand import Stand
 from support.operator_logs import API_BEGINS
@@ -66,8 +67,8 @@ def operators_are_quiet(request: pytest.FixtureRequest, stands: list[Stand]) -> 
 
 @pytest.fixture(scope="session")
 def soak() -> bool:
-    """Whether the long forms are wanted: `make soak`."""
-    return os.environ.get("LAKEHOUSE_SOAK", "") not in ("", "0")
+    """Whether the long forms are wanted: by `make soak`, and where one of their cases is tried alone."""
+    return os.environ.get("LAKEHOUSE_SOAK", "") not in ("", "0") or bool(os.environ.get(ONLY))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -57,6 +57,8 @@ class Node:
 
     # How an attempt ends; None: not yet, it is asked for again.
     end: Callable[[Attempt], End | None]
+    # How an attempt ends whose pod is deleted or evicted while it runs; without it, it says nothing any more.
+    stopped: Callable[[Attempt], End] | None = None
     # The UIDs of the Jobs whose pods ran, by attempt, and how they ended.
     ran: dict[Attempt, dict[str, int]] = field(default_factory=lambda: defaultdict(dict))
 
@@ -122,7 +124,8 @@ class Kubelet:
         """Whether nothing is left to do for the pod."""
         metadata, status = pod["metadata"], pod.get("status") or {}
         node = self.nodes.get(metadata["namespace"])
-        if status.get("phase") in ("Succeeded", "Failed") or metadata.get("deletionTimestamp") or node is None:
+        gone = bool(metadata.get("deletionTimestamp"))
+        if status.get("phase") in ("Succeeded", "Failed") or node is None or (gone and node.stopped is None):
             return node is not None
         labels = metadata["labels"]
         number = int(labels["lakehouse.rs/attempt"])
@@ -138,7 +141,7 @@ class Kubelet:
             node.ran[attempt][job] = -1
             running = {**seen, "ready": True, "state": {"running": {"startedAt": now}}}
             self._api.merge(path, {"status": {"phase": "Running", "startTime": now, "containerStatuses": [running]}})
-        end = node.end(attempt)
+        end = node.stopped(attempt) if gone and node.stopped else node.end(attempt)
         if end is None:
             return False
         terminated = {"exitCode": end.code, "reason": end.reason, "message": end.message, "finishedAt": now}

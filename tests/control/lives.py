@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 from scenarios import Scenario
 from stand import Stand
 from support.proxy import Fault
+
+# Names the one case of a test that is tried.
+ONLY = "LAKEHOUSE_ONLY"
 
 
 def live(
@@ -43,10 +48,30 @@ def live(
     return fault
 
 
-def at_once(workers: int, cases: Iterable[Callable[[], bool]]) -> list[bool]:
-    """What each case says. All are tried; the failures are told together."""
+@dataclass(frozen=True)
+class Case:
+    """One of many of a test. Its name says which, in every run of the test."""
+
+    name: str
+    run: Callable[[], bool]
+
+
+def at_once(workers: int, cases: Iterable[Case]) -> dict[str, bool]:
+    """What each case says, by its name. All are tried; the failures are told together, each with the command that tries it alone.
+
+    That command sets LAKEHOUSE_ONLY, with which one case is tried.
+    """
+    wanted, every = os.environ.get(ONLY), list(cases)
+    chosen = [case for case in every if wanted in (None, "", case.name)]
+    assert chosen, f"{ONLY}={wanted}: there is no such case, but {', '.join(case.name for case in every)}"
     with ThreadPoolExecutor(workers) as pool:
-        futures = [pool.submit(case) for case in cases]
-    failures = [str(error) for future in futures if (error := future.exception())]
+        futures = [(case, pool.submit(case.run)) for case in chosen]
+    # `tests/control/test_x.py::test_x[id] (call)`; a quote of the shell's is in none of these names.
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").removesuffix(" (call)")
+    failures = [
+        f"{case.name}: {error}\n  again: {ONLY}='{case.name}' tests/run '{test}'"
+        for case, future in futures
+        if (error := future.exception())
+    ]
     assert not failures, f"{len(failures)} of {len(futures)} failed\n\n" + "\n\n".join(failures)
-    return [future.result() for future in futures]
+    return {case.name: future.result() for case, future in futures}

@@ -174,6 +174,10 @@ def test_what_is_of_others_is_not_read(stand: Callable[[str], Stand]) -> None:
         it.start()
         it.apply(LAKEHOUSE, pipeline(EXTERNAL), run())
         it.wait("silence", it.settled)
+        # With a second definition there are old ones to look through.
+        changed = pipeline(EXTERNAL, parameters={"edited": "yes"})
+        it.api.merge(it.path("lakehousepipelines", "it"), {"spec": changed["spec"]})
+        it.wait("old definitions", lambda: any(path.endswith("/controllerrevisions") for path, _ in asked))
     collections = [(path, query) for path, query in asked if path.rsplit("/", 1)[-1] in COLLECTIONS]
     own = {"lakehouses", "lakehousepipelines", "lakehouseruns", "lakehousebackfills"}
     others = [(path, query) for path, query in collections if path.rsplit("/", 1)[-1] not in own]

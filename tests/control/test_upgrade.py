@@ -19,10 +19,12 @@ from stand import succeeded_condition
 from support import operator_logs, processes
 from support.binaries import binary
 from support.ports import free_port
+from support.release import version
 from support.waiting import wait_until
 
 JSON = dict[str, Any]
 FIRST = Path(__file__).parent / "upgrade" / "lakehouse-operator-0.1.0.tgz"
+CRDS = CHART / "files" / "crds"
 OBJECTS = Path(__file__).parent / "upgrade" / "objects.json"
 TEAM, AT_WORK = "team", "it-2024-01-01"
 # Every value that the first chart had, as somebody may have set it.
@@ -95,6 +97,13 @@ class Cluster:
         environment = {**os.environ, "KUBECONFIG": str(config), "POD_NAME": "upgraded"}
         return processes.start(command, self.folder / "operator.log", environment)
 
+    def release(self) -> tuple[str, str]:
+        """Chart and version, as the Deployment's labels say."""
+        deployed = self.deployment()
+        assert deployed is not None
+        labels = deployed["metadata"]["labels"]
+        return labels["helm.sh/chart"], labels["app.kubernetes.io/version"]
+
     def log(self) -> str:
         return (self.folder / "operator.log").read_text(errors="replace")
 
@@ -133,20 +142,45 @@ def test_an_upgrade_loses_no_run_and_uninstalling_neither(cluster: Cluster) -> N
         if run["metadata"]["name"] != AT_WORK
     }
     assert len(finished) == 3
+    # Two releases, or this is no upgrade.
+    assert cluster.release() == ("lakehouse-operator-0.1.0", "0.1.0")
+    assert version() != "0.1.0"
 
     # Values that were reused as they were lack those that came since: that is said, and nothing is changed.
     refused = cluster.helm("upgrade", RELEASE, CHART, "--reuse-values")
     assert refused.returncode != 0
     assert "upgrade with --reset-then-reuse-values instead of --reuse-values" in refused.stderr, refused.stderr
     assert "nil pointer" not in refused.stderr
+    assert cluster.release() == ("lakehouse-operator-0.1.0", "0.1.0")
+
+    # What the new operator shall find can be set before it comes (CHANGELOG.md).
+    crds = [word for name in ("lakehousepipelines", "lakehouses") for word in ("-f", CRDS / f"{name}.yaml")]
+    command = [program("kubectl"), "--kubeconfig", cluster.folder / "kubeconfig", "apply", "--server-side"]
+    early = subprocess.run(
+        [*command, "--force-conflicts", *crds], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert early.returncode == 0, early.stderr
+    (pipeline, *_) = (it["metadata"]["name"] for it in api.items(collection(TEAM, "lakehousepipelines")))
+    kept = {"succeeded": 500, "failed": 500}
+
+    def limited() -> bool:
+        """The API server takes a moment to know the field."""
+        path = f"{collection(TEAM, 'lakehousepipelines')}/{pipeline}"
+        return bool(api.merge(path, {"spec": {"historyLimits": kept}})["spec"].get("historyLimits") == kept)
+
+    wait_until("the new field to be known", limited, 60)
 
     cluster.done("upgrade", RELEASE, CHART, "--reset-then-reuse-values")
+    assert cluster.get("lakehousepipelines", pipeline)["spec"]["historyLimits"] == kept
     deployed = cluster.deployment()
     assert deployed is not None
     (container,) = deployed["spec"]["template"]["spec"]["containers"]
     assert container["image"] == "registry.example.com/team/lakehouse/operator:first"
     assert "--gold-image=registry.example.com/team/lakehouse/gold:first" in container["args"]
     assert "--leader-elect" in container["args"]
+    assert cluster.release() == (f"lakehouse-operator-{version()}", version())
+    # What is new comes in its own release, beside tags of one's own.
+    assert f"--maintenance-image=registry.example.com/team/lakehouse/maintenance:{version()}" in container["args"]
     wait_until("the new kind", lambda: api.answers(collection(TEAM, "lakehousebackfills")), 60)
 
     operator = cluster.start()

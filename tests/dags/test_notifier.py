@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import ipaddress
 import json
-import socketserver
-from collections.abc import Iterator
+import ssl
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk import Connection
 from conftest import CANARY, Webhook
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from fake_api import stage, status_of
 from lakehouse_airflow.notifier import LakehouseNotifier, address_of
 from lakehouse_airflow.runs import outcome
 from requests_for_tests import request
-from support.serving import ServerInThread
+from support.mailbox import mailbox
 
 FAILED = outcome(
     request().manifest(2, None)
@@ -157,52 +165,102 @@ def test_a_late_dag_run_is_told_from_the_triggerer(alerts: Webhook) -> None:
     assert facts(alerts)["Interval"] == "2024-06-22T00:00:00Z"
 
 
-class Mailbox(socketserver.StreamRequestHandler):
-    """The least of SMTP that takes a mail."""
+@dataclass(frozen=True)
+class Certificate:
+    """A key and its certificate, which nobody has signed, for 127.0.0.1."""
 
-    mails: list[str]
+    file: Path
+    public: str
 
-    def handle(self) -> None:
-        self.wfile.write(b"220 here\r\n")
-        body: list[str] | None = None
-        for raw in self.rfile:
-            line = raw.decode().rstrip("\r\n")
-            if body is not None:
-                if line == ".":
-                    self.mails.append("\n".join(body))
-                    body = None
-                    self.wfile.write(b"250 taken\r\n")
-                else:
-                    body.append(line)
-            elif line.upper() == "DATA":
-                body = []
-                self.wfile.write(b"354 go on\r\n")
-            elif line.upper() == "QUIT":
-                self.wfile.write(b"221 bye\r\n")
-                return
-            else:
-                self.wfile.write(b"250 fine\r\n")
+    def context(self) -> ssl.SSLContext:
+        """What a server with it speaks."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.file)
+        return context
 
 
-@pytest.fixture
-def mails(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What a mail server on loopback was given."""
-    Mailbox.mails = []
-    with ServerInThread(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Mailbox)) as server:
-        extra = {
-            "to": "data@example.org",
-            "from_email": "airflow@example.org",
-            "disable_ssl": True,
-            "disable_tls": True,
-        }
-        connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": server.port, "extra": extra}
-        monkeypatch.setenv("AIRFLOW_CONN_LAKEHOUSE_ALERTS_MAIL", json.dumps(connection))
-        yield Mailbox.mails
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """Made for these tests."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "mail")])
+    now = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    file = tmp_path_factory.mktemp("tls") / "mail.pem"
+    public = signed.public_bytes(pem)
+    file.write_bytes(secret + public)
+    return Certificate(file, public.decode())
 
 
-def test_a_failed_run_is_told_by_mail(mails: list[str]) -> None:
-    LakehouseNotifier()(context(FAILED))
-    (mail,) = mails
+def mail_connection(monkeypatch: pytest.MonkeyPatch, port: int, **extra: Any) -> None:
+    """The connection `lakehouse_alerts_mail` leads to a port of loopback, with a login."""
+    to = {"to": "data@example.org", "from_email": "airflow@example.org"}
+    connection = {"conn_type": "smtp", "host": "127.0.0.1", "port": port, "login": "airflow", "password": CANARY}
+    monkeypatch.setenv("AIRFLOW_CONN_LAKEHOUSE_ALERTS_MAIL", json.dumps(connection | {"extra": to | extra}))
+
+
+PLAIN = {"disable_ssl": True, "disable_tls": True}
+
+
+def shown(text: str) -> list[str]:
+    """The forms of the mail server's password that a text shows."""
+    login = base64.b64encode(f"\0airflow\0{CANARY}".encode()).decode()
+    return [form for form in (CANARY, base64.b64encode(CANARY.encode()).decode(), login) if form in text]
+
+
+def test_a_failed_run_is_told_by_mail(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with mailbox() as box:
+        mail_connection(monkeypatch, box.port, **PLAIN)
+        LakehouseNotifier()(context(FAILED))
+    (mail,) = box.mails
     assert "Subject: crypto_daily.silver failed: ExpectationFailed: 9 coins" in mail
     assert "To: data@example.org" in mail
     assert "Run: crypto-2024-06-22-silver-d1c0a31e-2" in mail
+    assert box.logins == [("airflow", CANARY)]
+    said = capsys.readouterr().out
+    assert "told connection lakehouse_alerts_mail" in said
+    assert shown(said + mail) == []
+
+
+def test_a_mail_server_that_refuses_harms_nothing_and_its_password_is_not_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where the server's answer repeats what it was given."""
+    with mailbox() as box:
+        box.refusal = f"535 5.7.8 {CANARY} is not the password"
+        mail_connection(monkeypatch, box.port, **PLAIN)
+        LakehouseNotifier()(context(FAILED))
+        asyncio.run(LakehouseNotifier(late_after=3600).async_notify({"dag_run": {}, "deadline": {}}))
+    assert len(box.logins) >= 2
+    assert {password for _, password in box.logins} == {CANARY}
+    assert box.mails == []
+    said = capsys.readouterr().out
+    assert said.count("connection lakehouse_alerts_mail took no notice: SMTPAuthenticationError 535") == 2
+    assert shown(said) == []
+
+
+@pytest.mark.parametrize("starttls", [False, True], ids=["tls", "starttls"])
+def test_a_mail_server_gets_the_password_only_where_its_certificate_is_trusted(
+    starttls: bool,
+    certificate: Certificate,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with mailbox(tls=certificate.context(), starttls=starttls) as box:
+        mail_connection(monkeypatch, box.port, disable_ssl=starttls)
+        LakehouseNotifier()(context(FAILED))
+        assert "took no notice: SSLCertVerificationError" in capsys.readouterr().out
+        assert (box.logins, box.mails) == ([], [])
+
+        mail_connection(monkeypatch, box.port, disable_ssl=starttls, ca=certificate.public)
+        LakehouseNotifier()(context(FAILED))
+        assert (box.logins, len(box.mails), box.encrypted) == ([("airflow", CANARY)], 1, True)
+    assert shown(capsys.readouterr().out) == []

@@ -3,10 +3,11 @@ people are told of, and no credential anywhere."""
 
 from __future__ import annotations
 
+import email
+import email.policy
 import json
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import date, timedelta
@@ -15,11 +16,13 @@ from typing import Any
 import pytest
 import s3fs
 from airflow_api import ADDRESS, Airflow, Webhook
+from canaries import MAIL, MAIL_LOGIN, WEBHOOK, planted
 from documents import lakehouse, pipeline, renamed_tables
 from kubernetes import KubectlError, Kubernetes, condition, finished
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import NoSuchTableError
 from support.coincap import recordings
+from support.mailbox import Mailbox, mailbox
 from support.replay import ReplayServer
 
 DAG = "crypto_daily"
@@ -31,8 +34,8 @@ OURS = "airflow_"
 """How the tables of this test begin: those of test_crypto.py are left alone."""
 SNAPSHOTS = f"silver.{OURS}price_snapshots"
 SUMMARY = f"gold.{OURS}daily_summary"
-CANARY = f"canary{uuid.uuid4().hex}"
-"""Stands for the secret part of a webhook's address."""
+ALERTS = ("lakehouse_alerts", "lakehouse_alerts_mail")
+"""The connections by which people are told."""
 COMPONENTS = ("airflow-api-server", "airflow-scheduler", "airflow-dag-processor", "airflow-triggerer")
 
 
@@ -57,6 +60,7 @@ class Stand:
 
     airflow: Airflow
     webhook: Webhook
+    mailbox: Mailbox
     replay: ReplayServer
     yesterday: str
     """Start of the interval that the DAG's schedule runs by itself: nothing was recorded for it."""
@@ -73,14 +77,19 @@ def stand(
     archive = [{"name": "coincap", "baseUrl": replay.url, "archive": {"query": {"at": "{{ interval.start }}"}}}]
     kubernetes.apply(lakehouse("main", connections=archive))
     kubernetes.apply(renamed_tables(pipeline("airflow/crypto.yaml", "crypto"), OURS.rstrip("_")))
-    with Webhook(gateway) as webhook:
-        connection = {"connection_id": "lakehouse_alerts", "conn_type": "http", "schema": "http"}
-        where = {"host": gateway, "port": webhook.port, "password": CANARY}
+    with Webhook(gateway) as webhook, mailbox(gateway) as box:
+        hook, mail = ALERTS
+        connection = {"connection_id": hook, "conn_type": "http", "schema": "http"}
+        where = {"host": gateway, "port": webhook.port, "password": WEBHOOK}
         airflow.ask("POST", "/connections", connection | where)
+        connection = {"connection_id": mail, "conn_type": "smtp", "login": MAIL_LOGIN}
+        where = {"host": gateway, "port": box.port, "password": MAIL}
+        extra = {"to": "data@example.org", "disable_ssl": True, "disable_tls": True}
+        airflow.ask("POST", "/connections", connection | where | {"extra": json.dumps(extra)})
         try:
             airflow.pause(DAG, False)
             scheduled = airflow.wait("the run that the schedule makes", lambda: airflow.runs(DAG), 60)[0]
-            yield Stand(airflow, webhook, replay, scheduled["data_interval_start"])
+            yield Stand(airflow, webhook, box, replay, scheduled["data_interval_start"])
         finally:
             airflow.pause(DAG, True)
             _clean(airflow, kubernetes, catalog)
@@ -90,8 +99,9 @@ def _clean(airflow: Airflow, kubernetes: Kubernetes, catalog: SqlCatalog) -> Non
     """As if this file had not run yet."""
     airflow.pause(DAG, True)
     airflow.forget(DAG)
-    if any(each["connection_id"] == "lakehouse_alerts" for each in airflow.ask("GET", "/connections")["connections"]):
-        airflow.ask("DELETE", "/connections/lakehouse_alerts")
+    for each in airflow.ask("GET", "/connections")["connections"]:
+        if each["connection_id"] in ALERTS:
+            airflow.ask("DELETE", f"/connections/{each['connection_id']}")
     runs = [run["metadata"]["name"] for run in kubernetes.list("lhr", "lakehouse.rs/pipeline=crypto")]
     if runs:
         kubernetes.delete("lhr", *runs)
@@ -305,13 +315,18 @@ def test_people_are_told_once_of_a_run_that_failed(week: list[dict[str, Any]], s
     told = stand.webhook.notices
     assert len(told) == 1, [notice.text for notice in told]
     facts = told[0].facts
-    assert told[0].path == f"/{CANARY}"
+    assert told[0].path == f"/{WEBHOOK}"
     assert told[0].text.startswith(f"{DAG}.ingest failed: ")
     assert (facts["DAG"], facts["Task"], facts["Pipeline"]) == (DAG, "ingest", "crypto")
     assert facts["DAG run"] == scheduled["dag_run_id"]
     assert facts["Run"].startswith(f"crypto-{stand.yesterday[:10]}-ingest-")
     assert facts["Stage"] == "ingest"
     assert "404" in facts["Reason"]
+    # By mail too, with the login of the connection.
+    (mail,) = (email.message_from_string(text, policy=email.policy.default) for text in stand.mailbox.mails)
+    assert mail["Subject"] == told[0].text[:200]
+    assert f"Run: {facts['Run']}" in mail.get_content()
+    assert stand.mailbox.logins == [(MAIL_LOGIN, MAIL)]
 
 
 def test_no_credential_shows(
@@ -323,7 +338,7 @@ def test_no_credential_shows(
     s3: dict[str, str],
 ) -> None:
     secrets = {
-        "the webhook's": CANARY,
+        **planted(),
         "MinIO's": secret("minio-credentials", "secret-access-key"),
         "Postgres'": secret("catalog", "password"),
         "Airflow's database": secret("airflow", "database-password"),
@@ -345,6 +360,10 @@ def test_no_credential_shows(
         texts[f"XCom {name}"] = json.dumps(
             stand.airflow.ask("GET", f"/dags/{DAG}/dagRuns/{recorded_day.run}/taskInstances/{name}/xcomEntries")
         )
+    # What Airflow says of the connections itself, and of who made them.
+    texts["connections"] = json.dumps([stand.airflow.ask("GET", f"/connections/{name}") for name in ALERTS])
+    texts["audit log"] = json.dumps(stand.airflow.ask("GET", "/eventLogs?event=post_connection&limit=100"))
+    assert all(name in texts[where] for name in ALERTS for where in ("connections", "audit log"))
     shown = [(where, whose) for where, text in texts.items() for whose, value in secrets.items() if value in text]
     assert shown == []
 

@@ -16,11 +16,16 @@ from support.binaries import binary
 DAY = "2024-06-22"
 
 
-def lakehouse(kubernetes: Kubernetes, *arguments: str, status: int = 0) -> str:
+def lakehouse(kubernetes: Kubernetes, *arguments: str, status: int = 0, **environment: str) -> str:
     """Standard output of `lakehouse ARGUMENTS`, which must end with this status."""
     place = ["--kubeconfig", kubernetes.kubeconfig, "--namespace", kubernetes.namespace]
     done = subprocess.run(
-        [binary("lakehouse"), *arguments, *place], capture_output=True, text=True, timeout=300, check=False
+        [binary("lakehouse"), *arguments, *place],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, **environment},
+        check=False,
     )
     assert done.returncode == status, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -81,6 +86,20 @@ def test_events_and_logs_are_those_of_the_run(kubernetes: Kubernetes, run: str) 
     assert {line["trace_id"] for _, line in said} == {uid.replace("-", "")}
     begun = [stage for stage, line in said if line.get("message") == "stage begins"]
     assert begun == ["ingest", "silver"]
+
+
+def test_logs_outlive_their_pods(kubernetes: Kubernetes, run: str, s3: dict[str, str]) -> None:
+    def lines(**environment: str) -> list[tuple[str, int, str]]:
+        """What the stages said themselves."""
+        command = ("logs", run, "-o", "json", "--store-endpoint", s3["endpoint"])
+        said = map(json.loads, lakehouse(kubernetes, *command, **environment).splitlines())
+        return [(it["stage"], it["attempt"], it["line"]) for it in said if it["line"].startswith("{")]
+
+    before = lines()
+    assert {(stage, attempt) for stage, attempt, _ in before} == {("ingest", 1), ("silver", 1)}
+    kubernetes.run("delete", "pod", "-l", f"lakehouse.rs/run={run}")
+    keys = {"AWS_ACCESS_KEY_ID": s3["access_key_id"], "AWS_SECRET_ACCESS_KEY": s3["secret_access_key"]}
+    assert lines(**keys) == before
 
 
 def test_a_failed_run_is_retried_from_the_stage_that_failed(kubernetes: Kubernetes) -> None:

@@ -1,4 +1,7 @@
-"""After all other tests: no credential of the cluster stands anywhere but in its Secret. Values are random, so each is its own canary."""
+"""After all other tests: no credential of the cluster stands anywhere but in its Secret. Values are random, so each is its own canary.
+
+Those of Airflow's alerts, which test_airflow.py gave to Airflow alone, stand nowhere outside its database.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import s3fs
+from canaries import planted
 from kubernetes import KubectlError, Kubernetes
 from operator_log import OperatorLog
 
@@ -67,7 +71,7 @@ def logs(kubernetes: Kubernetes, pods: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def test_no_credential_shows_anywhere(kubernetes: Kubernetes, s3: dict[str, str], operator_log: OperatorLog) -> None:
-    secrets = credentials(kubernetes)
+    secrets = credentials(kubernetes) | planted()
     assert {"minio-credentials.secret-access-key", "catalog.password", "catalog.uri"} <= secrets.keys()
     assert any(name.startswith("airflow.") for name in secrets)
     # What a text is searched for is found where it is.

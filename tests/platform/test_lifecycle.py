@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from typing import Any
 
@@ -80,6 +81,67 @@ def test_a_deleted_pod_or_job_is_made_up_for(
     assert totals(done) == undisturbed
     commits = snapshots(name.replace("-", "_"))
     assert set(commits.values()) == {1}, commits
+
+
+def test_an_evicted_pod_is_made_up_for(kubernetes: Kubernetes, undisturbed: dict[str, int], snapshots: Any) -> None:
+    """Through the eviction API, as by `kubectl drain`: a disruption, which has retries of its own."""
+    kubernetes.apply(
+        shop("evicted", retries=0, retryPolicy={"disruption": {"backoff": "1s"}}), run("evicted-run", "evicted", DAY)
+    )
+    job = kubernetes.wait(
+        "a running silver pod or the end",
+        lambda: running_job(kubernetes, "evicted-run", "silver") or finished(kubernetes.get("lhr", "evicted-run")),
+        every=0.1,
+    )
+    assert isinstance(job, str), "silver ended before it could be disturbed: raise EVENTS"
+    (pod,) = (pod["metadata"]["name"] for pod in kubernetes.list("pods", f"job-name={job}"))
+    eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+    place = f"/api/v1/namespaces/{kubernetes.namespace}/pods/{pod}/eviction"
+    kubernetes.run("create", "--raw", place, "-f", "-", stdin=json.dumps(eviction))
+    done = kubernetes.wait_succeeded("evicted-run")
+    silver = stage(done, "silver")
+    assert (silver["attempt"], silver["retries"]) == (2, [{"class": "Disruption", "count": 1, "limit": 10}])
+    assert totals(done) == undisturbed
+    commits = snapshots("evicted")
+    assert set(commits.values()) == {1}, commits
+
+
+# A text of 144 MB, made in one piece: more than the limit, and nothing that an engine counts beforehand or could put on disk.
+HUGE = {
+    "name": "huge",
+    "write": {"overwrite": {}},
+    "sql": "SELECT length(repeat(max(event_id), 4000000)) AS characters FROM silver.events",
+}
+
+
+def test_a_stage_that_the_kernel_kills_says_what_to_raise(kubernetes: Kubernetes, snapshots: Any) -> None:
+    def limited(memory: str) -> dict[str, Any]:
+        gold = {"resources": {"limits": {"memory": memory}}}
+        document = pipeline("shop.yaml", "beyond", trigger={"external": {}})
+        document["spec"]["gold"] = [HUGE]
+        document = renamed_tables(document, "beyond")
+        for source in document["spec"]["ingest"]:
+            source["clickstream"]["events"] = 1_000
+        document["spec"]["jobs"] = {"retries": 3, "backoff": "1s", "gold": gold}
+        return document
+
+    kubernetes.apply(limited("96Mi"), run("beyond-run", "beyond", DAY))
+    failed = kubernetes.wait_finished("beyond-run")
+    outcome, gold = condition(failed, "Succeeded"), stage(failed, "gold")
+    assert (outcome["status"], outcome["reason"], gold["reason"]) == ("False", "OOMKilled", "OOMKilled"), outcome
+    assert "at its limit of 96Mi: raise jobs.gold.resources.limits.memory" in outcome["message"]
+    # One more attempt, whatever `retries` says: the same work with the same limit ends the same.
+    assert (gold["attempt"], gold["retries"]) == (2, [{"class": "OutOfMemory", "count": 1, "limit": 1}])
+    pods = kubernetes.list("pods", "lakehouse.rs/run=beyond-run,lakehouse.rs/stage=gold")
+    ends = [pod["status"]["containerStatuses"][0]["state"]["terminated"] for pod in pods]
+    assert [(end["reason"], end["exitCode"]) for end in ends] == [("OOMKilled", 137)] * 2
+    commits = snapshots("beyond")
+    assert "gold.beyond_huge" not in commits
+
+    # What it says helps.
+    kubernetes.apply(limited("1Gi"), run("beyond-again", "beyond", DAY, stages=["gold"], retryOf="beyond-run"))
+    assert stage(kubernetes.wait_succeeded("beyond-again"), "gold")["attempt"] == 1
+    assert snapshots("beyond") == {**commits, "gold.beyond_huge": 1}
 
 
 def test_the_operator_may_die_at_any_time(kubernetes: Kubernetes, undisturbed: dict[str, int]) -> None:

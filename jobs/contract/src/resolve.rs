@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use lakehouse_api::{
     LakehousePipelineSpec, LakehouseSpec,
-    common::{HumanDuration, IntervalGrain, Stage},
+    common::{HumanDuration, IntervalGrain, SecretKey, Stage},
+    lakehouse::{Buckets, Catalog, Connection, ObjectStore, SqlCatalog},
     lineage::{DEFAULT_RUNNING_INTERVAL, LineageSettings},
     pipeline::{FileFormat, History, Maintenance, SilverTable, Source},
     run::Refresh,
@@ -282,6 +283,34 @@ pub fn check(
         store: StoreLocation::Local { root: String::new(), landing: None },
     };
     resolve(definition, lakehouse, &request).map(drop)
+}
+
+/// As [`check`], of all that does not depend on a Lakehouse: connections that the definition names are taken to be there.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn check_alone(pipeline: &str, definition: &LakehousePipelineSpec, now: DateTime<Utc>) -> Result<(), ResolveError> {
+    let connection = |source: &Source| {
+        let http = source.http.as_ref().map(|http| &http.connection);
+        let name = http.or_else(|| source.scrape.as_ref().map(|scrape| &scrape.connection))?.clone();
+        Some(Connection {
+            name,
+            base_url: "https://host.invalid".to_owned(),
+            authorization_secret: None,
+            archive: None,
+            allowed_networks: Vec::new(),
+            resource_hosts: Vec::new(),
+        })
+    };
+    let secret = || SecretKey { name: String::new(), key: String::new() };
+    let any = LakehouseSpec {
+        object_store: ObjectStore { endpoint: None, region: String::new(), credentials_secret: String::new() },
+        buckets: Buckets::default(),
+        catalog: Catalog { sql: SqlCatalog { uri_secret: secret() } },
+        connections: definition.ingest.iter().filter_map(connection).collect(),
+        lineage: None,
+    };
+    check(pipeline, definition, &any, now)
 }
 
 /// Whether the definition has a source that cannot be asked for an interval which has been over for long: `history: none`, on a connection without

@@ -1,12 +1,13 @@
 //! The rules of models: compiled with the plans, and asked before a result is published.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
 use lakehouse_contract::{ExpectationResult, Interval, Reason, StageFailure, TableRef, TableReport};
 use lakehouse_quality::{
     Recorded, Recorder, Rules, Spool, failure_of,
-    publish::{AUDITS, Audited, Published, StagedTable},
+    publish::{self, Outcome, StagedTable},
 };
 use lakehouse_tables::{BatchStream, Committed, TableError, Tables};
 
@@ -90,36 +91,22 @@ impl<'a, 'b> Judge<'a, 'b> {
     /// # Errors
     /// `ExpectationFailed`: nothing is published then. `CommitConflict` where other writers changed the table again and again.
     pub(crate) async fn publish(&mut self, mut staged: StagedTable) -> Result<Committed, StageFailure> {
-        let failed = |error: TableError| table_failure(&error);
         if !self.rules.any_of_table() {
             staged.commit.summary = summary(&self.results)?;
-            let committed = staged.commit().await.map_err(failed)?;
+            let committed = staged.commit().await.map_err(|error| table_failure(&error))?;
             self.record(Some(&committed));
             return Ok(committed);
         }
-        for _ in 0..AUDITS {
-            let candidate = match staged.audit().await.map_err(failed)? {
-                Audited::Already(committed) => {
-                    self.found(&committed);
-                    return Ok(committed);
-                }
-                Audited::Candidate(candidate) => candidate,
-            };
-            let checked = self.rules.check_table(candidate.provider(), &self.interval).await;
-            if let Err(failure) = checked.and_then(|found| self.enter(found)) {
-                let kept = candidate.reject().await.map(|branch| format!(" (kept to be looked at: {} at branch {branch})", self.table));
-                return Err(StageFailure::new(failure.reason, format!("{}{}", failure.message, kept.unwrap_or_default())));
+        match staged.publish(self).await? {
+            Outcome::Already(committed) => {
+                self.found(&committed);
+                Ok(committed)
             }
-            staged = match candidate.publish(summary(&self.results)?).await.map_err(failed)? {
-                Published::Done(committed) => {
-                    self.record(Some(&committed));
-                    return Ok(committed);
-                }
-                Published::Changed(staged) => staged,
-            };
+            Outcome::Published(committed) => {
+                self.record(Some(&committed));
+                Ok(committed)
+            }
         }
-        let text = format!("table {}: other writers changed it during each of {AUDITS} audits", self.table);
-        Err(StageFailure::new(Reason::CommitConflict, text))
     }
 
     /// Takes the results of a commit that is there already.
@@ -160,6 +147,21 @@ impl<'a, 'b> Judge<'a, 'b> {
             results: self.results.clone(),
             ..Recorded::default()
         });
+    }
+}
+
+impl publish::Judge for Judge<'_, '_> {
+    async fn look(&mut self, rows: Arc<dyn TableProvider>) -> Result<(), StageFailure> {
+        let found = self.rules.check_table(rows, &self.interval).await?;
+        self.enter(found)
+    }
+
+    fn summary(&self) -> Result<BTreeMap<String, String>, StageFailure> {
+        summary(&self.results)
+    }
+
+    fn failure(&self, error: &TableError) -> StageFailure {
+        table_failure(error)
     }
 }
 

@@ -9,9 +9,10 @@ use lakehouse_api::pipeline::{Otherwise, Outside};
 use lakehouse_contract::{ExpectationResult, Reason, StageFailure};
 
 use crate::{
-    decode::{Raw, decode, value::shorten},
+    decode::{Raw, decode},
     deduplicate::{Hasher, KeyHashes},
     interval::inside,
+    json::value::shorten,
     partners::Partners,
     quarantine::Quarantined,
     rows::Rows,

@@ -3,48 +3,18 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use datafusion::{catalog::TableProvider, prelude::SessionContext, scalar::ScalarValue};
-use iceberg_commit::CommitError;
 use lakehouse_contract::{CommitToken, Reason, StageFailure, StageSpec, TableReport};
-use lakehouse_quality::publish::{self, Audited};
-use lakehouse_shell::storage_failure;
-use lakehouse_tables::{BatchStream, Commit, Committed, ScratchError, Table, TableDef, TableError, Tables, WriteMode, delta_reason};
+use lakehouse_quality::publish::{self, Audited, Judge, Outcome};
+use lakehouse_tables::{BatchStream, Commit, Committed, Table, TableDef, TableError, Tables, WriteMode};
 
 use crate::{
+    failure::table_failure,
     held::Rows,
     quarantine::{self, INTERVAL_START},
 };
 
 /// Key of the report within a commit's summary.
 const REPORT: &str = "report";
-
-/// The failure that a table's error means for the stage.
-pub(crate) fn table_failure(error: &TableError) -> StageFailure {
-    // What the rows' own source says.
-    if let TableError::Source { cause, .. } = error
-        && let Some(failure) = cause.downcast_ref::<StageFailure>()
-    {
-        return failure.clone();
-    }
-    let reason = match error {
-        TableError::OwnedByOther { .. } => Reason::TableOwnedByOther,
-        TableError::Definition { .. } | TableError::Unsupported { .. } => Reason::InvalidDefinition,
-        TableError::SchemaMismatch { .. } | TableError::ColumnGone { .. } | TableError::Input { .. } => Reason::SchemaMismatch,
-        TableError::MergeTie { .. } => Reason::MergeTie,
-        TableError::Conflict { .. } => Reason::CommitConflict,
-        TableError::Storage(error) => return storage_failure(error),
-        TableError::Source { cause, .. } if cause.is::<ScratchError>() => Reason::ResourcesExhausted,
-        TableError::Scratch { .. } => Reason::ResourcesExhausted,
-        TableError::Delta { cause, .. } => delta_reason(cause),
-        TableError::Commit(CommitError::Database { .. }) => Reason::CatalogUnavailable,
-        TableError::Commit(CommitError::Conflict { .. }) => Reason::CommitConflict,
-        // Files and metadata of a table are read and written through the object store.
-        TableError::Commit(CommitError::Iceberg { .. }) | TableError::Iceberg { .. } => Reason::StoreUnavailable,
-        _ => Reason::Internal,
-    };
-    let text = error.to_string();
-    // The reason stands in front of the message already.
-    StageFailure::new(reason, text.strip_prefix(&format!("{reason}: ")).unwrap_or(&text))
-}
 
 /// A table's rows, staged: no reader sees them yet.
 pub(crate) struct StagedTable(publish::StagedTable);
@@ -62,7 +32,7 @@ pub(crate) fn report_of(name: &str, committed: &Committed) -> TableReport {
 }
 
 /// A report with what only the commit knows.
-fn completed(report: TableReport, name: &str, committed: &Committed) -> TableReport {
+pub(crate) fn completed(report: TableReport, name: &str, committed: &Committed) -> TableReport {
     TableReport {
         name: name.to_owned(),
         snapshot: Some(committed.snapshot.clone()),
@@ -116,7 +86,8 @@ impl StagedTable {
     }
 }
 
-fn summary(report: &TableReport) -> Result<BTreeMap<String, String>, StageFailure> {
+/// The report as a fact for the commit's summary.
+pub(crate) fn summary(report: &TableReport) -> Result<BTreeMap<String, String>, StageFailure> {
     let text = serde_json::to_string(report).map_err(|error| StageFailure::new(Reason::Internal, error))?;
     Ok(BTreeMap::from([(REPORT.to_owned(), text)]))
 }
@@ -130,27 +101,15 @@ pub(crate) async fn audit(staged: StagedTable) -> Result<Result<AuditedTable, Ta
     })
 }
 
-/// What publishing came to.
-#[allow(clippy::large_enum_variant, reason = "a handful per stage")]
-pub(crate) enum Published {
-    /// The table has the rows.
-    Done(TableReport),
-    /// The table changed since it was audited: that has to be done again.
-    Changed(StagedTable),
-}
-
 impl AuditedTable {
     /// The table as it will be.
     pub(crate) fn provider(&self) -> Arc<dyn TableProvider> {
         self.0.provider()
     }
 
-    /// Publishes it with the whole report, unless the table is another by now.
-    pub(crate) async fn publish(self, report: &TableReport) -> Result<Published, StageFailure> {
-        Ok(match self.0.publish(summary(report)?).await.map_err(|error| table_failure(&error))? {
-            publish::Published::Done(committed) => Published::Done(completed(report.clone(), &report.name, &committed)),
-            publish::Published::Changed(staged) => Published::Changed(StagedTable(staged)),
-        })
+    /// Publishes it, after another look of `judge` where the table is another by now.
+    pub(crate) async fn publish(self, judge: &mut impl Judge) -> Result<Outcome, StageFailure> {
+        self.0.publish(judge).await
     }
 
     /// Publishes nothing. The branch that it stays on, if its format has branches.

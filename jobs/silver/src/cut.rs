@@ -7,9 +7,8 @@ use tokio::sync::mpsc;
 
 use crate::{
     content::{Content, Piece, Received},
-    decode::html,
-    rows::Refused,
-    unit::{EXCERPT, Unit, lines},
+    pages,
+    unit::{EXCERPT, Refused, Unit, lines, too_long},
 };
 
 /// Largest decompressed object of a format that is decoded whole, in bytes.
@@ -36,7 +35,7 @@ pub(crate) fn cut(
         let listening = if *decode == Decode::Ndjson {
             Lines::new(object, max_record_bytes, size).cut(&mut content, &mut emit)
         } else {
-            let largest = if matches!(decode, Decode::Html { .. }) { html::LARGEST } else { LARGEST_WHOLE };
+            let largest = if matches!(decode, Decode::Html { .. }) { pages::LARGEST } else { LARGEST_WHOLE };
             whole(object, decode, &mut content, largest, &mut emit)
         };
         if !listening {
@@ -51,13 +50,6 @@ fn unit(object: &BronzeObject, bytes: Bytes, first_position: u64, first_byte: u6
     let captured_at = object.captured_at;
     let (object, metadata) = (object.key.as_str().into(), object.metadata.clone().into());
     Unit { object, metadata, captured_at, bytes, first_position, first_byte, fault: None }
-}
-
-/// Why a record that has `end - start` bytes is not decoded.
-pub(crate) fn too_long(start: u64, end: u64, sha256: &str, limit: &str) -> Refused {
-    let length = end - start;
-    let reason = format!("{length} bytes are more than {limit}; bytes {start} to {end} of the object's content, SHA-256 {sha256}");
-    Refused { rule: "too_long".to_owned(), reason }
 }
 
 fn damaged(reason: String) -> Refused {

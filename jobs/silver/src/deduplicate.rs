@@ -26,7 +26,7 @@ use lakehouse_api::pipeline::Keep;
 use lakehouse_contract::{Reason, StageFailure};
 use lakehouse_tables::{Block, Scratch};
 
-use crate::held::scratch_failure;
+use crate::failure::scratch_failure;
 
 /// Number of shards; a power of two.
 pub(crate) const SHARDS: usize = 64;

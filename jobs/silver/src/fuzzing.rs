@@ -7,12 +7,7 @@ use lakehouse_contract::{BronzeObject, Reason, ResolvedSilver, StageFailure};
 use sha2::{Digest, Sha256};
 use tokio::sync::mpsc;
 
-use crate::{
-    cut::cut,
-    decode::{decode, html::extracted},
-    schema::TablePlan,
-    unit::RunFacts,
-};
+use crate::{cut::cut, decode::decode, pages::extracted, schema::TablePlan, unit::RunFacts};
 
 /// Bytes of a range of lines.
 const RANGE: usize = 4 << 20;

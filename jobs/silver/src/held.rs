@@ -24,11 +24,12 @@ use datafusion::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use lakehouse_contract::{Reason, StageFailure};
-use lakehouse_tables::{BatchStream, Block, BoxError, Scratch, ScratchError};
+use lakehouse_tables::{BatchStream, Block, BoxError, Scratch};
 use tokio::task::spawn_blocking;
 
 use crate::{
     deduplicate::{Hasher, KeyHashes, SHARDS, in_parallel, mask_batches, mask_blocks},
+    failure::scratch_failure,
     rows::strict,
     schema::DeduplicatePlan,
 };
@@ -82,11 +83,6 @@ impl Drop for Share {
     fn drop(&mut self) {
         self.clear();
     }
-}
-
-/// The failure of a disk.
-pub(crate) fn scratch_failure(error: ScratchError) -> StageFailure {
-    StageFailure::new(Reason::ResourcesExhausted, error)
 }
 
 fn internal(error: impl fmt::Display) -> StageFailure {

@@ -12,13 +12,16 @@ mod content;
 mod cut;
 mod decode;
 mod deduplicate;
+mod failure;
 #[doc(hidden)]
 pub mod fuzzing;
 mod held;
 mod input;
 mod interval;
+mod json;
 mod lineage;
 mod memory;
+mod pages;
 mod partners;
 mod quarantine;
 mod read;

@@ -12,7 +12,7 @@ use lakehouse_shell::storage_failure;
 use lakehouse_storage::{Layer, Storage};
 use lakehouse_tables::{TableDef, Tables};
 
-use crate::{commit::table_failure, quarantine, schema::TablePlan};
+use crate::{failure::table_failure, quarantine, schema::TablePlan};
 
 /// The lineage of a silver stage that ended with `outcome`: its source folders, and the tables that it committed.
 ///

@@ -5,13 +5,28 @@ use std::{collections::HashMap, sync::Arc};
 use arrow::{
     array::{Array, ArrayRef, BooleanArray, RecordBatch},
     compute::cast,
+    datatypes::DataType,
     error::ArrowError,
     row::{RowConverter, SortField},
 };
 use datafusion::{catalog::TableProvider, error::DataFusionError, prelude::SessionContext};
 use futures::TryStreamExt;
+use lakehouse_contract::TableRef;
 
-use crate::row_rules::Partner;
+/// What makes a row of another table the partner of one.
+#[derive(Clone, Debug)]
+pub(crate) struct Partner {
+    /// The other table.
+    pub(crate) table: TableRef,
+    /// Indices of the columns in the own table.
+    pub(crate) own: Vec<usize>,
+    /// Names of the columns of the other one, in the same order.
+    pub(crate) others: Vec<String>,
+    /// Types of them.
+    pub(crate) types: Vec<DataType>,
+    /// `silver.customers (customer_id → id)`.
+    pub(crate) shown: String,
+}
 
 /// The keys that each rule of a table is checked against, by the rule's name.
 #[derive(Debug, Default)]

@@ -19,7 +19,7 @@ use lakehouse_contract::{Reason, StageFailure, StageSpec, TableRef, digest_json}
 use lakehouse_tables::{Table, Tables};
 
 use crate::{
-    commit::table_failure,
+    failure::table_failure,
     quarantine::{INTERVAL_START, QUARANTINE, Quarantined},
 };
 

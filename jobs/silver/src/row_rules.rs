@@ -13,7 +13,10 @@ use lakehouse_api::pipeline::{Expectation, Otherwise, References};
 use lakehouse_contract::{ExpectationResult, Reason, RuleKind, StageFailure, TableRef};
 use lakehouse_quality::condition::{invalid, of_row};
 
-use crate::{partners::Partners, schema::SILVER};
+use crate::{
+    json::value::shorten,
+    partners::{Partner, Partners},
+};
 
 /// A rule that every row must fulfil.
 #[derive(Clone, Debug)]
@@ -30,21 +33,6 @@ pub(crate) enum RowCheck {
     Condition { sql: String, condition: Arc<dyn PhysicalExpr> },
     /// A partner in another table.
     Partner(Partner),
-}
-
-/// What makes a row of another table the partner of one.
-#[derive(Clone, Debug)]
-pub(crate) struct Partner {
-    /// The other table.
-    pub(crate) table: TableRef,
-    /// Indices of the columns in the own table.
-    pub(crate) own: Vec<usize>,
-    /// Names of the columns of the other one, in the same order.
-    pub(crate) others: Vec<String>,
-    /// Types of them.
-    pub(crate) types: Vec<DataType>,
-    /// `silver.customers (customer_id → id)`.
-    pub(crate) shown: String,
 }
 
 /// Compiles the rules about one row against the table's schema, in the order of the definition.
@@ -89,7 +77,7 @@ fn partner(table: &TableRef, name: &str, to: &References, schema: &SchemaRef) ->
         types.push(schema.field(index).data_type().clone());
         shown.push(format!("{column} → {other}"));
     }
-    let to = TableRef::new(SILVER, &to.table);
+    let to = TableRef::new(&table.namespace, &to.table);
     Ok(Partner { shown: format!("{to} ({})", shown.join(", ")), table: to, own, others, types })
 }
 
@@ -122,7 +110,7 @@ impl RowRule {
             RowCheck::Partner(partner) => {
                 let values = partner.own.iter().zip(&partner.others).map(|(own, other)| {
                     let value = arrow::util::display::array_value_to_string(batch.column(*own), row);
-                    format!("{other}={}", crate::decode::value::shorten(&value.unwrap_or_default()))
+                    format!("{other}={}", shorten(&value.unwrap_or_default()))
                 });
                 format!("{} has no row with {}", partner.table, values.collect::<Vec<_>>().join(", "))
             }

@@ -10,20 +10,11 @@ use lakehouse_contract::{Reason, StageFailure};
 
 use crate::{
     cast::{Appended, ColumnBuilder},
-    decode::value::{Value, Zone, shorten},
+    json::value::{Value, Zone, shorten},
     quarantine::Quarantined,
     schema::{Origin, TablePlan},
-    unit::{RunFacts, Unit},
+    unit::{Refused, RunFacts, Unit},
 };
-
-/// A record that cannot become a row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Refused {
-    /// `cast:<column>`, `required:<column>`, `malformed`, `not_an_object`, `too_long`.
-    pub(crate) rule: String,
-    /// What is wrong, as a person reads it.
-    pub(crate) reason: String,
-}
 
 /// Builds the rows of one table from one unit.
 pub(crate) struct RowBuilder<'p> {

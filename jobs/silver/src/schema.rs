@@ -1,6 +1,9 @@
 //! From a table's definition to what decoding, auditing and writing need: columns, origins of their values, schemas.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use lakehouse_api::pipeline::{CastError, Keep, Outside, SilverTable, TableFormat as ApiFormat, TimeUnit, WriteMode as ApiWrite};
@@ -11,8 +14,9 @@ use lakehouse_tables::{Declared, PROCESSED_AT, PartitionField, TableDef, TableFo
 
 use crate::{
     cast::data_type,
-    commit::table_failure,
-    decode::{html, record::Pointers, unknown::Unknown},
+    failure::table_failure,
+    json::record::Pointers,
+    pages,
     row_rules::{RowRule, row_rules},
 };
 
@@ -38,6 +42,29 @@ pub(crate) enum Origin {
     Position,
     /// The fields that no column takes, as a JSON object.
     Unknown,
+}
+
+/// What happens to fields that no column takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unknown {
+    /// They are not looked at.
+    Ignore,
+    /// They are kept as a JSON object.
+    Capture,
+    /// The first one ends the stage.
+    Fail,
+}
+
+impl Unknown {
+    /// The columns of a file that no pointer names, by their places; of columns with the same name the last counts.
+    pub(crate) fn columns<'n>(self, names: impl Iterator<Item = &'n str> + Clone, pointers: &Pointers) -> Vec<(usize, String)> {
+        if self == Unknown::Ignore {
+            return Vec::new();
+        }
+        let last: HashMap<&str, usize> = names.clone().enumerate().map(|(index, name)| (name, index)).collect();
+        let unknown = names.enumerate().filter(|(index, name)| last.get(name) == Some(index) && !pointers.names(name));
+        unknown.map(|(index, name)| (index, name.to_owned())).collect()
+    }
 }
 
 /// A column, ready to be filled.
@@ -132,7 +159,7 @@ impl TablePlan {
             Decode::Json { records } => {
                 Some(document.add(records).map_err(|message| invalid(format!("records of source {}: {message}", silver.from)))?)
             }
-            Decode::Html { .. } => Some(document.add(html::RECORDS).map_err(invalid)?),
+            Decode::Html { .. } => Some(document.add(pages::RECORDS).map_err(invalid)?),
             Decode::Ndjson | Decode::Csv | Decode::Parquet => None,
         };
         let rules = match &resolved.decode {

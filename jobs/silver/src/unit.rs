@@ -6,10 +6,24 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use lakehouse_contract::StageSpec;
 
-use crate::rows::Refused;
-
 /// What is kept of a record that is too long, in bytes.
 pub(crate) const EXCERPT: usize = 1 << 10;
+
+/// A record that cannot become a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Refused {
+    /// `cast:<column>`, `required:<column>`, `malformed`, `not_an_object`, `too_long`.
+    pub(crate) rule: String,
+    /// What is wrong, as a person reads it.
+    pub(crate) reason: String,
+}
+
+/// Why a record that has `end - start` bytes is not decoded.
+pub(crate) fn too_long(start: u64, end: u64, sha256: &str, limit: &str) -> Refused {
+    let length = end - start;
+    let reason = format!("{length} bytes are more than {limit}; bytes {start} to {end} of the object's content, SHA-256 {sha256}");
+    Refused { rule: "too_long".to_owned(), reason }
+}
 
 /// What all rows of a run have in common.
 #[derive(Clone, Copy, Debug)]
@@ -56,16 +70,22 @@ pub(crate) struct Unit {
 pub(crate) fn lines(bytes: &[u8]) -> impl Iterator<Item = (usize, usize)> + '_ {
     let mut start = 0;
     std::iter::from_fn(move || {
-        while start < bytes.len() {
-            let from = start;
-            let end = memchr::memchr(b'\n', &bytes[from..]).map_or(bytes.len(), |offset| from + offset);
-            start = end + 1;
-            if bytes[from..end].iter().any(|byte| !matches!(byte, b' ' | b'\t' | b'\r')) {
-                return Some((from, end));
-            }
-        }
-        None
+        let (from, end) = line(bytes, start)?;
+        start = end + 1;
+        Some((from, end))
     })
+}
+
+/// The first line at or after `start`, which is the beginning of one, that is not blank.
+pub(crate) fn line(bytes: &[u8], mut start: usize) -> Option<(usize, usize)> {
+    while start < bytes.len() {
+        let end = memchr::memchr(b'\n', &bytes[start..]).map_or(bytes.len(), |offset| start + offset);
+        if bytes[start..end].iter().any(|byte| !matches!(byte, b' ' | b'\t' | b'\r')) {
+            return Some((start, end));
+        }
+        start = end + 1;
+    }
+    None
 }
 
 #[cfg(test)]

@@ -161,6 +161,7 @@ impl DeltaTable {
             // Flat: partition values stand in the log, so no reader has to agree on how to encode them in a path.
             folder: self.layer.uri(&self.folder),
             stem: format!("{prefix}{}", Uuid::new_v4().simple()),
+            blooms: Vec::new(),
             hive: false,
         })
     }

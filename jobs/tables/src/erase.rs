@@ -197,9 +197,9 @@ pub fn without(bytes: Bytes, doomed: &Doomed) -> Result<(Option<Vec<u8>>, u64, u
     let schema = builder.schema().clone();
     let metadata: Vec<_> = builder.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
     let own = metadata.into_iter().filter(|pair| pair.key != ARROW_SCHEMA_META_KEY).collect();
-    let properties = crate::writer::properties().set_key_value_metadata(Some(own)).build();
+    let properties = crate::blooms::kept(builder.metadata(), crate::writer::properties()).set_key_value_metadata(Some(own));
     let mut written = Vec::new();
-    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut written, schema, Some(properties))?;
+    let mut writer = parquet::arrow::ArrowWriter::try_new(&mut written, schema, Some(properties.build()))?;
     let (mut stay, mut go) = (0, 0);
     for batch in builder.build()? {
         let batch = batch?;
@@ -247,6 +247,20 @@ mod tests {
         assert_eq!(found(&[("price", "7.5")]), [false, true, false]);
         assert_eq!(found(&[("id", "seven"), ("other", "7")]), [false, false, false]);
         assert_eq!(found(&[("name", "a"), ("id", "1")]), [true, true, false]);
+    }
+
+    #[test]
+    fn a_file_keeps_its_bloom_filters() {
+        let mut bytes = Vec::new();
+        let properties = crate::writer::properties().set_column_bloom_filter_enabled("name".into(), true).build();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch().schema(), Some(properties)).unwrap();
+        writer.write(&batch()).unwrap();
+        writer.close().unwrap();
+        let (kept, _, _) = without(bytes.into(), &Doomed::by_values(vec![("id".to_owned(), "1".to_owned())])).unwrap();
+        let builder = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(kept.unwrap())).unwrap();
+        let filter = builder.get_row_group_column_bloom_filter(0, 0).unwrap().unwrap();
+        assert!(filter.check("a") && !filter.check("7"), "the value of the row that stays, and not that of the row that went");
+        assert!(builder.get_row_group_column_bloom_filter(0, 1).unwrap().is_none());
     }
 
     #[test]

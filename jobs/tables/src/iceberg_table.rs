@@ -1,5 +1,6 @@
 //! Iceberg tables: created or checked by a definition, written by snapshots that carry their commit token.
 
+use crate::blooms;
 use crate::candidate::{Audit, Candidate, Content, branch_of};
 use crate::changes::{changes, stage};
 use crate::definition::TableDef;
@@ -169,6 +170,7 @@ impl IcebergTable {
             // Flat: partition values live in the metadata, so no reader has to agree on how to encode them in a path.
             folder: format!("{}/data", metadata.location()),
             stem,
+            blooms: blooms::of(metadata.properties(), metadata.current_schema()),
             hive: false,
         }))
     }

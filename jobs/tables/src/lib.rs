@@ -15,6 +15,7 @@
 //! Where rows must be looked at in the table that they will make, [`Table::audit`] stands between the two, and [`Table::publish`] or
 //! [`Table::reject`] in the place of the commit.
 
+mod blooms;
 mod candidate;
 mod changes;
 mod compact;
@@ -26,6 +27,7 @@ mod delta_maintenance;
 mod delta_rewritten;
 mod delta_rows;
 mod delta_table;
+mod encode;
 mod erase;
 mod error;
 mod evolution;

@@ -138,6 +138,7 @@ impl ParquetTable {
             io: ObjectStoreIo::new().with_store(self.layer.root_uri(), self.layer.object_store()).file_io(),
             folder: self.layer.uri(&self.folder),
             stem: format!("{}{token}-{attempt}", stem_of(commit)),
+            blooms: Vec::new(),
             hive: true,
         }))
     }

@@ -1,6 +1,8 @@
 //! Writes batches as Parquet files with statistics: partitioned, sorted, on all cores.
 
+use crate::blooms::{self, Bloom};
 use crate::conform::conform;
+use crate::encode::FileEncoder;
 use crate::partitions::{Splitter, hive_path};
 use crate::rows::RowStream;
 use crate::{BatchStream, Result, TableError};
@@ -12,8 +14,6 @@ use iceberg::io::FileIO;
 use iceberg::spec::{
     DataFile, DataFileBuilder, Datum, PartitionKey, PartitionSpecRef, PrimitiveLiteral, SchemaRef as IcebergSchemaRef, Struct,
 };
-use iceberg::writer::CurrentFileStatus;
-use iceberg::writer::file_writer::{FileWriter, FileWriterBuilder, ParquetWriter, ParquetWriterBuilder};
 use lakehouse_contract::TableRef;
 use lakehouse_storage::memory;
 use parquet::basic::{Compression, ZstdLevel};
@@ -76,6 +76,8 @@ pub(crate) struct FileLayout {
     pub(crate) folder: String,
     /// Beginning of the file names, unique to this attempt.
     pub(crate) stem: String,
+    /// Columns with a Bloom filter.
+    pub(crate) blooms: Vec<Bloom>,
     /// Whether partitions become folders, as readers of plain Parquet expect.
     pub(crate) hive: bool,
 }
@@ -199,7 +201,7 @@ struct Worker {
     splitter: Option<Splitter>,
     waiting: HashMap<Struct, Waiting>,
     held: usize,
-    open: Option<(String, ParquetWriter)>,
+    open: Option<(String, FileEncoder)>,
     files: Vec<DataFile>,
     rows: u64,
     named: usize,
@@ -293,7 +295,7 @@ impl Worker {
             None => self.create(None).await?,
         };
         writer.write(&batch).await.map_err(TableError::iceberg(&self.layout.table))?;
-        if writer.current_written_size() < FILE_BYTES {
+        if writer.size() < FILE_BYTES {
             self.open = Some((path, writer));
             return Ok(());
         }
@@ -315,7 +317,7 @@ impl Worker {
         self.close(path, writer, waiting.key.data().clone()).await
     }
 
-    async fn create(&mut self, key: Option<&PartitionKey>) -> Result<(String, ParquetWriter)> {
+    async fn create(&mut self, key: Option<&PartitionKey>) -> Result<(String, FileEncoder)> {
         let layout = &self.layout;
         let name = format!("{}-{:02}-{:05}.parquet", layout.stem, self.number, self.named);
         self.named += 1;
@@ -325,14 +327,16 @@ impl Worker {
         };
         let failed = TableError::iceberg(&layout.table);
         let output = layout.io.new_output(&path).map_err(&failed)?;
-        let writer = ParquetWriterBuilder::new(properties().build(), layout.schema.clone()).build(output).await.map_err(&failed)?;
+        let writer = FileEncoder::new(output, layout.schema.clone(), blooms::applied(&layout.blooms, properties()).build())
+            .await
+            .map_err(&failed)?;
         Ok((path, writer))
     }
 
-    async fn close(&mut self, path: String, writer: ParquetWriter, partition: Struct) -> Result<()> {
+    async fn close(&mut self, path: String, writer: FileEncoder, partition: Struct) -> Result<()> {
         let table = &self.layout.table;
         self.closed.add(&path);
-        for mut builder in writer.close().await.map_err(TableError::iceberg(table))? {
+        if let Some(mut builder) = writer.close().await.map_err(TableError::iceberg(table))? {
             builder.partition(partition.clone()).partition_spec_id(self.layout.spec.spec_id());
             self.files.push(finish(table, &path, builder)?);
         }
@@ -373,12 +377,13 @@ pub(crate) async fn write_one(
     let failed = TableError::iceberg(&layout.table);
     let path = format!("{}/{}-{number:05}.parquet", layout.folder, layout.stem);
     let output = layout.io.new_output(&path).map_err(&failed)?;
-    let properties = properties().set_key_value_metadata(Some(metadata).filter(|pairs| !pairs.is_empty())).build();
-    let mut writer = ParquetWriterBuilder::new(properties, layout.schema.clone()).build(output).await.map_err(&failed)?;
+    let properties = blooms::applied(&layout.blooms, properties());
+    let properties = properties.set_key_value_metadata(Some(metadata).filter(|pairs| !pairs.is_empty())).build();
+    let mut writer = FileEncoder::new(output, layout.schema.clone(), properties).await.map_err(&failed)?;
     while let Some(batch) = rows.next().await {
         writer.write(&batch?).await.map_err(&failed)?;
     }
-    let Some(mut builder) = writer.close().await.map_err(&failed)?.into_iter().next() else { return Ok(None) };
+    let Some(mut builder) = writer.close().await.map_err(&failed)? else { return Ok(None) };
     builder.partition(partition).partition_spec_id(layout.spec.spec_id());
     finish(&layout.table, &path, builder).map(Some)
 }

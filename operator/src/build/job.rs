@@ -22,7 +22,7 @@ use lakehouse_api::{
 };
 use lakehouse_contract::{ExitCode, Stage, StageSpec, TraceContext, Work, env};
 
-use super::Attempt;
+use super::{Attempt, quantity::exceeds};
 
 /// User and group of the images.
 const NONROOT: i64 = 65_532;
@@ -102,14 +102,18 @@ pub fn matched_rule(message: &str) -> Option<FailureClass> {
     RULES.get(index.trim_end_matches('.').parse::<usize>().ok()?).copied()
 }
 
-/// Most memory that the container of `stage` may use.
+/// Most memory that the container of `stage` may use: its limit, or, where only a request is said, the default or that.
 pub fn memory_limit(stage: Stage, renders: bool, own: &Resources) -> String {
     let default = match stage {
         Stage::Ingest if renders => "1Gi",
         Stage::Ingest => "256Mi",
         Stage::Silver | Stage::Gold | Stage::Maintenance => "1Gi",
     };
-    own.limits.get("memory").map_or(default, String::as_str).to_owned()
+    match (own.limits.get("memory"), own.requests.get("memory")) {
+        (Some(limit), _) => limit.clone(),
+        (None, Some(request)) if exceeds(request, default) => request.clone(),
+        (None, _) => default.to_owned(),
+    }
 }
 
 fn pod(attempt: &Attempt<'_>, spec: &StageSpec) -> PodSpec {
@@ -224,19 +228,20 @@ fn scratch(stage: Stage) -> Quantity {
     })
 }
 
-/// The pipeline's resources over the defaults, key by key.
+/// The pipeline's resources over the defaults, key by key. A default gives way to what the pipeline says of the same key: Kubernetes refuses a
+/// request above its limit.
 fn resources(attempt: &Attempt<'_>) -> ResourceRequirements {
-    let merged = |defaults: &[(&str, &str)], own: &BTreeMap<String, String>| {
-        let mut all: BTreeMap<String, Quantity> =
-            defaults.iter().map(|(key, value)| ((*key).to_owned(), Quantity((*value).to_owned()))).collect();
-        all.extend(own.iter().map(|(key, value)| (key.clone(), Quantity(value.clone()))));
-        Some(all)
-    };
     let own = &attempt.settings.resources;
     let memory = memory_limit(attempt.stage, attempt.renders, own);
-    ResourceRequirements {
-        requests: merged(&[("cpu", "100m"), ("memory", "128Mi")], &own.requests),
-        limits: merged(&[("memory", &memory)], &own.limits),
-        claims: None,
-    }
+    let limits = merged([("memory", memory.as_str())], &own.limits);
+    let requests = [("cpu", "100m"), ("memory", "128Mi")].map(|(key, default)| match limits.get(key) {
+        Some(Quantity(limit)) if exceeds(default, limit) => (key, limit.as_str()),
+        _ => (key, default),
+    });
+    ResourceRequirements { requests: Some(merged(requests, &own.requests)), limits: Some(limits), claims: None }
+}
+
+fn merged<const N: usize>(defaults: [(&str, &str); N], own: &BTreeMap<String, String>) -> BTreeMap<String, Quantity> {
+    let own = own.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+    defaults.into_iter().chain(own).map(|(key, value)| (key.to_owned(), Quantity(value.to_owned()))).collect()
 }

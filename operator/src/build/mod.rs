@@ -3,6 +3,7 @@
 mod check;
 mod config_map;
 mod job;
+mod quantity;
 mod revision;
 mod run;
 

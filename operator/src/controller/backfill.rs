@@ -70,7 +70,7 @@ pub(crate) async fn reconcile(cached: Arc<LakehouseBackfill>, context: Arc<Conte
             Step::Record { status, notes } => {
                 let changed = LakehouseBackfill { status: Some(*status), ..backfill };
                 match replace_status(&api, &changed).await {
-                    Ok(written) => context.events.publish(&written, &notes).await,
+                    Ok(written) => context.events.publish(&written, &notes),
                     // Somebody changed it meanwhile: look again.
                     Err(error) if error.is_conflict() => {}
                     Err(error) if error.is_not_found() => return Ok(not_there()),

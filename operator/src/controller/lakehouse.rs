@@ -35,7 +35,7 @@ pub(crate) async fn reconcile(lakehouse: Arc<Lakehouse>, context: Arc<Context>) 
         let changed = Lakehouse { status: Some(status), ..lakehouse.as_ref().clone() };
         let written = replace_status(&context.api::<Lakehouse>(), &changed).await;
         match written {
-            Ok(written) => context.events.publish(&written, &notes).await,
+            Ok(written) => context.events.publish(&written, &notes),
             Err(error) if error.is_not_found() => return Ok(not_there()),
             Err(error) => return Err(error),
         }

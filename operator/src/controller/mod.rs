@@ -4,10 +4,12 @@ mod backfill;
 mod cache;
 mod error;
 mod events;
+mod index;
 mod lakehouse;
 mod pipeline;
 mod run;
 mod watched;
+mod written;
 
 use std::{
     collections::BTreeSet,
@@ -46,8 +48,10 @@ use crate::{
     runtime::{Telling, health::Health, metrics::Caches, shutdown::Shutdown},
 };
 use events::Events;
-use run::Claims;
+use index::Index;
+use run::{Claims, Looks};
 use watched::watched;
+use written::Written;
 
 /// After an error: when the object is looked at again, if nothing triggers it before.
 const AFTER_ERROR: Duration = Duration::from_secs(10);
@@ -62,9 +66,18 @@ pub(crate) struct Context {
     jobs: JobConfig,
     events: Events,
     claims: Claims,
+    looks: Looks,
     telling: Telling,
     /// All runs of the namespace.
     runs: Store<LakehouseRun>,
+    /// Their names, by pipeline.
+    index: Arc<Index>,
+    /// All pipelines of the namespace.
+    pipelines: Store<LakehousePipeline>,
+    /// Statuses of pipelines that were just written.
+    written: Written<LakehousePipeline>,
+    /// All Lakehouses of the namespace.
+    lakehouses: Store<Lakehouse>,
     /// All Jobs of the namespace that the operator made.
     own_jobs: Store<Job>,
     /// All backfills of the namespace; that of their controller.
@@ -111,7 +124,22 @@ impl Context {
 
     /// The runs of a pipeline, as the cache has them.
     fn runs_of(&self, pipeline: &str) -> Vec<Arc<LakehouseRun>> {
-        self.runs.state_filter(|run: &LakehouseRun| run.spec.pipeline == pipeline)
+        let names = self.index.of(pipeline).into_iter();
+        let runs = names.filter_map(|name| self.runs.get(&ObjectRef::new(&name).within(&self.namespace)));
+        runs.filter(|run| run.spec.pipeline == pipeline).collect()
+    }
+
+    /// A Lakehouse as the cache has it, for what is looked at again when it changes; one that is not there yet is asked for.
+    async fn lakehouse(&self, name: &str) -> Result<Option<Arc<Lakehouse>>> {
+        if let Some(known) = self.lakehouses.get(&ObjectRef::new(name).within(&self.namespace)) {
+            return Ok(Some(known));
+        }
+        // A name may not be empty, and asking for it would fail for ever.
+        if name.is_empty() {
+            return Ok(None);
+        }
+        let found = self.api::<Lakehouse>().get_opt(name).await.map_err(Error::api("read Lakehouse", name))?;
+        Ok(found.map(Arc::new))
     }
 }
 
@@ -140,14 +168,22 @@ where
 pub async fn run(client: Client, namespace: String, config: &Config, shutdown: Shutdown, health: Arc<Health>, telling: Telling) {
     let (runs, runs_writer) = reflector::store();
     let (own_jobs, jobs_writer) = reflector::store();
+    let (known, pipelines_writer) = reflector::store();
+    let (known_lakehouses, lakehouses_writer) = reflector::store();
     let (claims, freed) = Claims::new();
     let (backfilled, of_backfill) = unbounded();
+    let (events, publisher) = Events::new(client.clone());
     let context = Arc::new(Context {
-        events: Events::new(client.clone()),
+        events,
         jobs: config.jobs.clone(),
         claims,
+        looks: Looks::default(),
         telling,
         runs,
+        index: Arc::default(),
+        pipelines: known.clone(),
+        written: Written::default(),
+        lakehouses: known_lakehouses.clone(),
         own_jobs,
         backfills: OnceLock::new(),
         backfilled,
@@ -164,14 +200,34 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
     let resync = config.resync.0;
     let runs = watched(context.api::<LakehouseRun>(), every.clone(), resync).modify(cache::of_run);
     let (run_changes, changed_runs) = unbounded();
-    let own_runs = touched(reflector::reflector(runs_writer, runs)).inspect(move |run| {
+    let index = Arc::clone(&context.index);
+    let runs = reflector::reflector(runs_writer, runs).inspect(move |event| {
+        if let Ok(event) = event {
+            index.follow(event);
+        }
+    });
+    let own_runs = touched(runs).inspect(move |run| {
         let _ = run_changes.unbounded_send(Changed::of(run));
     });
     let jobs = watched(context.api::<Job>(), made_here, resync).modify(cache::of_job);
     let changed_jobs = touched(reflector::reflector(jobs_writer, jobs));
 
-    let (known_lakehouses, lakehouses_writer) = reflector::store();
-    let own_lakehouses = touched(reflector::reflector(lakehouses_writer, watched(context.api::<Lakehouse>(), every.clone(), resync)));
+    let own_lakehouses = reflector::reflector(lakehouses_writer, watched(context.api::<Lakehouse>(), every.clone(), resync));
+    let (to_users, of_lakehouse) = unbounded();
+    let users = known.clone();
+    let own_lakehouses = touched(own_lakehouses.inspect(move |event| {
+        let changed = match event {
+            Ok(watcher::Event::Apply(lakehouse) | watcher::Event::Delete(lakehouse)) => Some(lakehouse.name_any()),
+            // The cache has what was listed from now on, and not before: whatever it is, it may be new.
+            Ok(watcher::Event::InitDone) => None,
+            _ => return,
+        };
+        let is_user = |pipeline: &LakehousePipeline| changed.as_ref().is_none_or(|name| pipeline.spec.lakehouse == *name);
+        for user in users.state_filter(is_user) {
+            // The receiver is gone only when the process ends.
+            let _ = to_users.unbounded_send(ObjectRef::from_obj(user.as_ref()));
+        }
+    }));
     let lakehouses = Controller::for_stream(own_lakehouses.map(Ok), known_lakehouses.clone());
     let lakehouses = lakehouses.with_config(settings.clone()).graceful_shutdown_on(shutdown.clone().wanted()).run(
         |it, context: Arc<Context>| context.telling.metrics.clone().reconciliation("Lakehouse", lakehouse::reconcile(it, context)),
@@ -179,7 +235,6 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
         Arc::clone(&context),
     );
 
-    let (known, pipelines_writer) = reflector::store();
     let own_pipelines = watched(context.api::<LakehousePipeline>(), every.clone(), resync).modify(cache::of_pipeline);
     let own_pipelines = touched(reflector::reflector(pipelines_writer, own_pipelines));
     let pipelines = Controller::for_stream(own_pipelines.map(Ok), known.clone());
@@ -198,11 +253,7 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
         changed.pipeline
     });
     let pipelines = pipelines
-        .watches(context.api::<Lakehouse>(), every.clone(), move |lakehouse: Lakehouse| {
-            let name = lakehouse.name_any();
-            let users = known.state_filter(|pipeline: &LakehousePipeline| pipeline.spec.lakehouse == name);
-            users.iter().map(|pipeline| ObjectRef::from_obj(pipeline.as_ref())).collect::<Vec<_>>()
-        })
+        .reconcile_on(of_lakehouse)
         .reconcile_on(of_run)
         .reconcile_on(of_backfill)
         .with_config(settings.clone())
@@ -252,13 +303,17 @@ pub async fn run(client: Client, namespace: String, config: &Config, shutdown: S
             tracing::info!(namespace = context.namespace, "caches are filled");
         }
     };
-    tokio::join!(
-        drain("Lakehouse", lakehouses),
-        drain("LakehousePipeline", pipelines),
-        drain("LakehouseRun", runs),
-        drain("LakehouseBackfill", backfills),
-        filled
-    );
+    let work = async {
+        tokio::join!(
+            drain("Lakehouse", lakehouses),
+            drain("LakehousePipeline", pipelines),
+            drain("LakehouseRun", runs),
+            drain("LakehouseBackfill", backfills),
+            filled
+        );
+        context.events.close();
+    };
+    tokio::join!(work, publisher.run());
 }
 
 /// Whom a change of a run concerns.

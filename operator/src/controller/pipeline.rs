@@ -10,21 +10,21 @@ use kube::{
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use kube_runtime::controller::Action;
-use lakehouse_api::{Lakehouse, LakehousePipeline, LakehouseRun};
-use lakehouse_contract::resolve;
+use lakehouse_api::{LakehousePipeline, LakehouseRun};
 use serde_json::json;
 
-use super::{Context, Error, Result, UNTIL_FILLED, not_there, now, replace_status};
+use super::{Context, Error, Result, UNTIL_FILLED, cache, not_there, now, replace_status};
 use crate::{
     build, conditions, names,
     plan::{
         Note,
         history::expired,
-        pipeline::{Finding, READY, begins_soon, handled, prunable, run_interval, status},
+        pipeline::{Finding, READY, begins_soon, finding, handled, has_one_name, prunable, run_interval, status},
     },
 };
 
-pub(crate) async fn reconcile(pipeline: Arc<LakehousePipeline>, context: Arc<Context>) -> Result<Action> {
+pub(crate) async fn reconcile(cached: Arc<LakehousePipeline>, context: Arc<Context>) -> Result<Action> {
+    let pipeline = context.written.newest(cached);
     if pipeline.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
@@ -33,7 +33,8 @@ pub(crate) async fn reconcile(pipeline: Arc<LakehousePipeline>, context: Arc<Con
     }
     let revision = names::revision(&pipeline.name_any(), &build::digest(&pipeline.spec));
     let is_new = !handled(&pipeline, &revision);
-    let mut finding = check(&pipeline, &context, &revision).await?;
+    let lakehouse = context.lakehouse(&pipeline.spec.lakehouse).await?;
+    let mut finding = finding(&pipeline, lakehouse.as_deref().map(|lakehouse| &lakehouse.spec), &revision, now());
     let mut notes = Vec::new();
     if is_new && matches!(finding, Finding::Valid(_)) {
         keep_revision(&context, &pipeline).await?;
@@ -67,11 +68,16 @@ pub(crate) async fn reconcile(pipeline: Arc<LakehousePipeline>, context: Arc<Con
         notes.extend(news(&pipeline, &next.conditions));
         let changed = LakehousePipeline { status: Some(next), ..pipeline.as_ref().clone() };
         match replace_status(&context.api::<LakehousePipeline>(), &changed).await {
-            Ok(written) => context.events.publish(&written, &notes).await,
+            Ok(mut written) => {
+                context.events.publish(&written, &notes);
+                cache::of_pipeline(&mut written);
+                context.written.note(&pipeline, written);
+            }
             Err(error) if error.is_not_found() => return Ok(not_there()),
             Err(error) => return Err(error),
         }
-        if is_new {
+        // A pipeline that has just come has no old ones.
+        if is_new && pipeline.status.as_ref().is_some_and(|status| status.definition.is_some()) {
             prune(&context, &pipeline, &revision).await?;
         }
     }
@@ -84,16 +90,6 @@ pub(crate) async fn reconcile(pipeline: Arc<LakehousePipeline>, context: Arc<Con
         Finding::Invalid(_) | Finding::LakehouseNotFound(_) => Action::await_change(),
         // The name may become free.
         Finding::RunRefused(_) => Action::requeue(super::AFTER_ERROR),
-    })
-}
-
-async fn check(pipeline: &LakehousePipeline, context: &Context, revision: &str) -> Result<Finding> {
-    let name = &pipeline.spec.lakehouse;
-    let found = context.api::<Lakehouse>().get_opt(name).await.map_err(Error::api("read Lakehouse", name))?;
-    let Some(lakehouse) = found else { return Ok(Finding::LakehouseNotFound(name.clone())) };
-    Ok(match resolve::check(&pipeline.name_any(), &pipeline.spec, &lakehouse.spec, now()) {
-        Ok(()) => Finding::Valid(revision.to_owned()),
-        Err(error) => Finding::Invalid(error.to_string()),
     })
 }
 
@@ -126,17 +122,25 @@ pub(crate) async fn keep_revision(context: &Context, pipeline: &LakehousePipelin
 
 /// Makes the run of this definition, unless it was made before. The inner error is for the pipeline's author.
 async fn trigger(pipeline: &LakehousePipeline, context: &Context, notes: &mut Vec<Note>) -> Result<Result<(), String>> {
-    let Some(interval) = run_interval(pipeline, now()) else { return Ok(Ok(())) };
+    let now = now();
+    let Some(interval) = run_interval(pipeline, now) else { return Ok(Ok(())) };
     let uid = pipeline.uid().unwrap_or_default();
     let api = context.api::<LakehouseRun>();
     let run = build::triggered_run(pipeline, interval);
     let name = run.name_any();
     // Made before a crash, perhaps for what was then the last complete interval: the generation tells, not the name.
-    let generation = pipeline.metadata.generation.unwrap_or_default();
-    let selector = format!("{}={},{}={generation}", names::PIPELINE, pipeline.name_any(), names::GENERATION);
-    let made = api.list(&ListParams::default().labels(&selector)).await.map_err(Error::api("list runs of", &name))?;
-    if made.iter().any(|run| build::is_owned_by(&run.metadata, &uid)) {
+    let generation = pipeline.metadata.generation.unwrap_or_default().to_string();
+    let is_it = |run: &LakehouseRun| run.labels().get(names::GENERATION) == Some(&generation) && build::is_owned_by(&run.metadata, &uid);
+    if context.runs_of(&pipeline.name_any()).iter().any(|run| is_it(run)) {
         return Ok(Ok(()));
+    }
+    // The cache may not have it yet.
+    if !has_one_name(pipeline, now) {
+        let selector = format!("{}={},{}={generation}", names::PIPELINE, pipeline.name_any(), names::GENERATION);
+        let made = api.list(&ListParams::default().labels(&selector)).await.map_err(Error::api("list runs of", &name))?;
+        if made.iter().any(is_it) {
+            return Ok(Ok(()));
+        }
     }
     match create_once(context, &run, &uid).await? {
         Ok(true) => {

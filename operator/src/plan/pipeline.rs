@@ -4,10 +4,10 @@ use std::{collections::BTreeSet, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lakehouse_api::{
-    LakehousePipeline, LakehouseRun,
+    LakehousePipeline, LakehouseRun, LakehouseSpec,
     pipeline::{LakehousePipelineStatus, LastRun, OnApplyInterval, StaleStatus},
 };
-use lakehouse_contract::{Interval, Stage, history};
+use lakehouse_contract::{Interval, Stage, history, resolve};
 
 use super::status::{finished, phase, succeeded};
 use crate::conditions::{self, Verdict, instant};
@@ -28,6 +28,41 @@ pub enum Finding {
     Invalid(String),
     /// The run that it asks for cannot be made.
     RunRefused(String),
+}
+
+/// What there is to say of the definition, which `revision` keeps, with its Lakehouse, if that exists.
+///
+/// What is wrong with the definition by itself is said also while its Lakehouse is missing: who writes both need not find one fault after the other.
+pub fn finding(pipeline: &LakehousePipeline, lakehouse: Option<&LakehouseSpec>, revision: &str, now: DateTime<Utc>) -> Finding {
+    let name = pipeline.metadata.name.as_deref().unwrap_or_default();
+    let wanted = &pipeline.spec.lakehouse;
+    let checked = match lakehouse {
+        Some(lakehouse) => resolve::check(name, &pipeline.spec, lakehouse, now),
+        None => resolve::check_alone(name, &pipeline.spec, now),
+    };
+    match (checked, lakehouse) {
+        (Ok(()), Some(_)) => Finding::Valid(revision.to_owned()),
+        (Ok(()), None) => Finding::LakehouseNotFound(wanted.clone()),
+        (Err(error), Some(_)) => Finding::Invalid(error.to_string()),
+        (Err(error), None) => Finding::Invalid(format!("{error}; and {}", no_lakehouse(wanted))),
+    }
+}
+
+fn no_lakehouse(name: &str) -> String {
+    format!("spec.lakehouse: there is no Lakehouse `{name}` in this namespace")
+}
+
+/// How far apart the clocks of two operators and of the API server may be.
+const CLOCKS: TimeDelta = TimeDelta::minutes(5);
+
+/// Whether whoever acted on this definition before made the run of the same name, if any: its interval has been the same all the time. Then the name alone
+/// keeps it from being made twice.
+pub fn has_one_name(pipeline: &LakehousePipeline, now: DateTime<Utc>) -> bool {
+    let is_first = pipeline.metadata.generation == Some(1);
+    let created = pipeline.metadata.creation_timestamp.as_ref().filter(|_| is_first).map(instant);
+    let fixed = pipeline.spec.trigger.as_ref().and_then(|trigger| trigger.on_apply.as_ref()).is_some_and(|it| it.start.is_some());
+    let same = |at: DateTime<Utc>| run_interval(pipeline, at) == run_interval(pipeline, now);
+    fixed || created.is_some_and(|created| same(created - CLOCKS) && same(now + CLOCKS))
 }
 
 /// Whether the definition that is now in `pipeline` was acted on before.
@@ -63,9 +98,7 @@ pub fn status<'a>(
             status.definition = Some(revision.clone());
             Verdict::new("True", "Valid", "the definition is valid and its Lakehouse exists")
         }
-        Finding::LakehouseNotFound(name) => {
-            Verdict::new("False", "LakehouseNotFound", format!("spec.lakehouse: there is no Lakehouse `{name}` in this namespace"))
-        }
+        Finding::LakehouseNotFound(name) => Verdict::new("False", "LakehouseNotFound", no_lakehouse(name)),
         Finding::Invalid(message) => Verdict::new("False", "InvalidDefinition", message.clone()),
         Finding::RunRefused(message) => Verdict::new("False", "RunRefused", message.clone()),
     };
@@ -200,6 +233,37 @@ mod tests {
         assert_eq!(start(json!({"onApply": {"start": "2024-01-02T12:00:00Z"}})), Some(at("2024-01-02T00:00:00Z")));
         assert_eq!(start(json!({"external": {}})), None);
         assert_eq!(start(serde_json::Value::Null), None);
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_definition_is_said_without_its_lakehouse() {
+        let now = at("2024-03-05T10:00:00Z");
+        let mut it = pipeline(json!({"external": {}}));
+        assert_eq!(finding(&it, None, "p-1", now), Finding::LakehouseNotFound("main".into()));
+        let source = json!({"name": "s", "http": {"connection": "nowhere", "path": "/{{ intervall.start }}"}});
+        it.spec.ingest = vec![serde_json::from_value(source).unwrap()];
+        let Finding::Invalid(message) = finding(&it, None, "p-1", now) else { panic!("its path cannot be rendered") };
+        assert!(message.starts_with("spec.ingest[s].http.path: "), "{message}");
+        assert!(message.ends_with("; and spec.lakehouse: there is no Lakehouse `main` in this namespace"), "{message}");
+        // Whether there is such a connection, only the Lakehouse knows.
+        it.spec.ingest[0].http.as_mut().unwrap().path = "/{{ interval.start }}".to_owned();
+        assert_eq!(finding(&it, None, "p-1", now), Finding::LakehouseNotFound("main".into()));
+    }
+
+    #[test]
+    fn a_run_has_one_name_while_its_interval_is_the_same() {
+        let mut it = pipeline(json!({"onApply": {}}));
+        let (created, now) = (at("2024-03-05T10:00:00Z"), at("2024-03-05T12:00:00Z"));
+        it.metadata.creation_timestamp = Some(serde_json::from_value(json!("2024-03-05T10:00:00Z")).unwrap());
+        assert!(!has_one_name(&it, now), "nobody knows since when it has been like this");
+        it.metadata.generation = Some(1);
+        assert!(has_one_name(&it, now));
+        assert!(has_one_name(&it, created));
+        assert!(!has_one_name(&it, at("2024-03-06T00:00:01Z")), "it was another day");
+        assert!(!has_one_name(&it, at("2024-03-05T23:59:00Z")), "for another clock it may be another day");
+        it.metadata.generation = Some(7);
+        it.spec.trigger = serde_json::from_value(json!({"onApply": {"start": "2024-01-02T12:00:00Z"}})).unwrap();
+        assert!(has_one_name(&it, now), "an interval that the definition names is always the same");
     }
 
     #[test]

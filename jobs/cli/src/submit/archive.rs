@@ -10,17 +10,21 @@ pub struct Archive {
     pipeline: String,
     run: RunId,
     store: Result<Storage, String>,
+    /// What may help when the store does not answer.
+    hint: &'static str,
 }
 
 impl Archive {
     /// Those of a run in a store that is open.
     pub const fn new(pipeline: String, run: RunId, store: Storage) -> Self {
-        Self { pipeline, run, store: Ok(store) }
+        Self { pipeline, run, store: Ok(store), hint: "" }
     }
 
     /// Those of a run on a cluster: in the store that its Lakehouse names (`endpoint` replaces its endpoint, which may be known within the cluster
     /// only), with the keys of this process' environment. Connects when it is read.
     pub fn of_cluster(pipeline: &str, run: RunId, lakehouse: Option<&LakehouseSpec>, endpoint: Option<String>) -> Self {
+        // The place that a Lakehouse names is where pods find it.
+        let hint = if endpoint.is_none() { " (--store-endpoint URL says where it is reached from here)" } else { "" };
         let store = match lakehouse {
             None => Err("the store is not known: the pipeline or its Lakehouse is gone".to_owned()),
             Some(spec) => open_storage(&StoreLocation::S3 {
@@ -38,7 +42,7 @@ impl Archive {
                 other => other.to_string(),
             }),
         };
-        Self { pipeline: pipeline.to_owned(), run, store }
+        Self { pipeline: pipeline.to_owned(), run, store, hint }
     }
 
     /// The log of an attempt of a stage, from 1; otherwise why there is none.
@@ -51,6 +55,7 @@ impl Archive {
         match layer.get_opt(&key).await {
             Ok(Some(bytes)) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
             Ok(None) => Err(format!("there is no {}", layer.uri(&key))),
+            Err(error @ StorageError::Unreachable { .. }) => Err(format!("{error}{}", self.hint)),
             Err(error) => Err(error.to_string()),
         }
     }

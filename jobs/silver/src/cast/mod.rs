@@ -1,7 +1,6 @@
 //! Casts: a received value into a typed column, exact or a fault; never a lost digit.
 
 pub(crate) mod number;
-pub(crate) mod text;
 pub(crate) mod time;
 
 use std::sync::Arc;
@@ -20,7 +19,10 @@ use self::{
     number::{NumberFault, POWERS, scaled},
     time::TimeFault,
 };
-use crate::decode::value::{Value, Zone};
+use crate::json::{
+    text,
+    value::{Value, Zone},
+};
 
 /// The Arrow type of a column.
 pub(crate) fn data_type(column: ColumnType) -> DataType {

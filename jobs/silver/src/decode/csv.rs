@@ -5,8 +5,9 @@ use std::borrow::Cow;
 
 use lakehouse_contract::StageFailure;
 
-use super::{Raw, malformed, pointer, raw_ranges, unknown::Collector, value::Value, whole_unit};
+use super::{Raw, malformed, raw_ranges, unknown::Collector, whole_unit};
 use crate::{
+    json::{pointer, value::Value},
     rows::{RowBuilder, Rows},
     schema::TablePlan,
     unit::{RunFacts, Unit},

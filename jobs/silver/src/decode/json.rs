@@ -2,17 +2,10 @@
 
 use lakehouse_contract::{Decode, StageFailure};
 
-use super::{
-    Raw,
-    html::RECORDS,
-    malformed, not_an_object, raw_ranges,
-    record::Reader,
-    scan::{Malformed, Scanner},
-    unknown::Collector,
-    value::Value,
-    whole_unit,
-};
+use super::{Raw, malformed, not_an_object, raw_ranges, unknown::Collector, whole_unit};
 use crate::{
+    json::{elements, record::Reader, value::Value},
+    pages::RECORDS,
     rows::{RowBuilder, Rows},
     schema::TablePlan,
     unit::{RunFacts, Unit},
@@ -74,25 +67,4 @@ fn rows<'u>(
     }
     let raw = raw_ranges(unit, ranges);
     Ok((builder.finish(&raw)?, raw))
-}
-
-/// The texts of the elements of an array.
-pub(crate) fn elements(array: &str) -> Result<Vec<&str>, Malformed> {
-    let mut scanner = Scanner::new(array);
-    let mut open = Vec::new();
-    let mut elements = Vec::new();
-    scanner.take(b'[', "`[`")?;
-    if scanner.space() == b']' {
-        return Ok(elements);
-    }
-    loop {
-        scanner.space();
-        let start = scanner.at;
-        scanner.skip(&mut open)?;
-        elements.push(scanner.since(start));
-        if scanner.space() != b',' {
-            return scanner.take(b']', "`,` or `]`").map(|()| elements);
-        }
-        scanner.at += 1;
-    }
 }

@@ -1,22 +1,17 @@
 //! Decoding: the bytes of a unit to rows, straight into Arrow columns.
 
 pub(crate) mod csv;
-pub(crate) mod html;
-pub(crate) mod json;
+mod json;
 mod ndjson;
 mod parquet;
-pub(crate) mod pointer;
-pub(crate) mod record;
-pub(crate) mod scan;
-pub(crate) mod unknown;
-pub(crate) mod value;
+mod unknown;
 
 use lakehouse_contract::{Decode, StageFailure};
 
 use crate::{
-    rows::{Refused, RowBuilder, Rows},
+    rows::{RowBuilder, Rows},
     schema::TablePlan,
-    unit::{RunFacts, Unit},
+    unit::{Refused, RunFacts, Unit},
 };
 
 /// Gives the text of a record by its number within the unit.

@@ -2,12 +2,12 @@
 
 use lakehouse_contract::StageFailure;
 
-use super::{Raw, malformed, not_an_object, raw_ranges, unknown::Collector, value::Value};
+use super::{Raw, malformed, not_an_object, raw_ranges, unknown::Collector};
 use crate::{
-    cut::too_long,
-    rows::{Refused, RowBuilder, Rows},
+    json::value::Value,
+    rows::{RowBuilder, Rows},
     schema::TablePlan,
-    unit::{EXCERPT, RunFacts, Unit, lines},
+    unit::{EXCERPT, Refused, RunFacts, Unit, line, too_long},
 };
 
 /// Bytes of a line by which the number of rows is guessed.
@@ -22,7 +22,23 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
     let mut ranges = Vec::with_capacity(bytes.len() / LINE + 1);
     // Checked once as a whole; only when that fails is every line checked by itself.
     let whole = simdutf8::basic::from_utf8(bytes).ok();
-    for (start, end) in lines(bytes) {
+    let mut at = 0;
+    loop {
+        // Most records are like the one before: these are read before anybody looks for the end of their line.
+        let usual = whole.and_then(|text| {
+            let end = reader.usual(text, at, &mut slots)?;
+            let next = next_line(bytes, end)?;
+            ((next - 1 - at) as u64 <= plan.max_record_bytes).then_some((text, end, next))
+        });
+        if let Some((text, end, next)) = usual {
+            ranges.push((at, end));
+            let unknown = unknown.of_record(&reader, &text[at..end], &builder)?;
+            builder.push(&slots, &[], unknown)?;
+            at = next;
+            continue;
+        }
+        let Some((start, end)) = line(bytes, at) else { break };
+        at = end + 1;
         if (end - start) as u64 > plan.max_record_bytes {
             ranges.push((start, start + EXCERPT.min(end - start)));
             builder.refuse(refused_for_length(plan, unit, start, end));
@@ -49,6 +65,16 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
     }
     let raw = raw_ranges(unit, ranges);
     Ok((builder.finish(&raw)?, raw))
+}
+
+/// Where the next line begins, when a line ends at `end`, with or without a carriage return.
+#[inline]
+fn next_line(bytes: &[u8], end: usize) -> Option<usize> {
+    match bytes.get(end..) {
+        Some([b'\n', ..]) => Some(end + 1),
+        Some([b'\r', b'\n', ..]) => Some(end + 2),
+        _ => None,
+    }
 }
 
 fn refused_for_length(plan: &TablePlan, unit: &Unit, start: usize, end: usize) -> Refused {

@@ -16,14 +16,14 @@ use arrow::{
 use lakehouse_api::pipeline::TimeUnit;
 use lakehouse_contract::{Reason, StageFailure};
 
-use super::{
-    Raw, malformed, pointer,
-    unknown::{Collector, Unknown},
-    value::{Value, Zone},
-};
+use super::{Raw, malformed, unknown::Collector};
 use crate::{
+    json::{
+        pointer,
+        value::{Value, Zone},
+    },
     rows::{RowBuilder, Rows},
-    schema::TablePlan,
+    schema::{TablePlan, Unknown},
     unit::{RunFacts, Unit},
 };
 

@@ -1,6 +1,6 @@
 //! Our JSON against two others: sonic-rs says what stands where, arrow-json what the columns are, serde_json what is valid.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use arrow::{
     array::{RecordBatch, RecordBatchOptions},
@@ -12,10 +12,14 @@ use lakehouse_contract::ResolvedSilver;
 use proptest::prelude::*;
 
 use super::*;
-use super::{
-    record::{Pointers, Reader},
-    scan::Scanner,
-    value::Value,
+use crate::{
+    json::{
+        record::{Pointers, Reader},
+        scan::Scanner,
+        value::Value,
+    },
+    pages::extracted,
+    unit::lines,
 };
 
 const FACTS: RunFacts = RunFacts { interval_start: 0, interval_end: 86_400_000_000, processed_at: 7 };
@@ -220,7 +224,7 @@ fn pages() -> TablePlan {
 /// The page as a unit, extracted, with what the manifest says of it.
 fn page(plan: &TablePlan, bytes: &[u8], metadata: &[(&str, &str)]) -> Unit {
     let metadata: std::collections::BTreeMap<_, _> = metadata.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-    html::extracted(plan.rules.as_ref().unwrap(), Unit { metadata: metadata.into(), ..unit(bytes.to_vec()) })
+    extracted(plan.rules.as_ref().unwrap(), Unit { metadata: metadata.into(), ..unit(bytes.to_vec()) })
 }
 
 #[test]
@@ -338,6 +342,31 @@ proptest! {
     }
 
     #[test]
+    fn a_record_is_read_as_if_it_stood_alone(
+        records in prop::collection::vec(record(), 1..8),
+        edits in prop::collection::vec((any::<prop::sample::Index>(), "[ \t\r\n,{}\":x0]{0,2}"), 0..4),
+        end in "\r?\n?",
+    ) {
+        let mut text = records.join("\n") + &end;
+        for (place, put) in edits {
+            let start = place.index(text.len() + 1);
+            let start = (0..=start).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            let after = text[start..].chars().next().map_or(start, |gone| start + gone.len_utf8());
+            text.replace_range(start..after, &put);
+        }
+        for plan in PLANS.iter() {
+            let whole = decoded(plan, text.clone());
+            let (mut rows, mut refused) = (Vec::new(), Vec::new());
+            for (number, (start, end)) in lines(text.as_bytes()).enumerate() {
+                let (own, aside) = decoded(plan, text[start..end].to_owned());
+                rows.extend(own);
+                refused.extend(aside.into_iter().map(|(_, rule, record)| (10 + number as u64, rule, record)));
+            }
+            prop_assert_eq!(&whole, &(rows, refused), "{}", text);
+        }
+    }
+
+    #[test]
     fn columns_are_those_of_arrow_json(rows in prop::collection::vec((any::<i64>(), "[a-zé\"\\\\\n]{0,20}", -1.0e9..1.0e9_f64, any::<Option<bool>>(), 0_i64..4_000_000_000_000_000), 1..50)) {
         let mut text = String::new();
         for (id, name, x, flag, micros) in &rows {
@@ -369,6 +398,35 @@ proptest! {
         prop_assert_eq!(ours, theirs);
     }
 }
+
+/// A line as one program writes them: the same keys in the same order, of which the last ones may be missing.
+fn record() -> impl Strategy<Value = String> {
+    let values =
+        (any::<i16>(), "[a-zé\"\\\\\n]{0,20}", any::<Option<bool>>(), 0_usize..5, prop::bool::weighted(0.1), prop::bool::weighted(0.1));
+    values.prop_map(|(id, name, flag, fields, spaced, nested)| {
+        let name = serde_json::Value::from(name);
+        let flag = flag.map_or_else(|| "null".to_owned(), |flag| flag.to_string());
+        let nested = if nested { "{\"b\": [1]}" } else { "2" };
+        let all = [format!("\"id\":{id}"), format!("\"name\":{name}"), format!("\"flag\":{flag}"), format!("\"a\":{nested}")];
+        let (space, comma) = if spaced { (" ", " , ") } else { ("", ",") };
+        format!("{{{space}{}{space}}}", all[..fields.min(all.len())].join(comma))
+    })
+}
+
+/// Tables of such records: one leaves out what it does not know, one keeps it, one wants a field of a field.
+static PLANS: LazyLock<[TablePlan; 3]> = LazyLock::new(|| {
+    let columns = serde_json::json!([
+        {"name": "id", "from": "/id", "type": "int", "required": true},
+        {"name": "name", "from": "/name", "type": "string"},
+        {"name": "flag", "from": "/flag", "type": "boolean"},
+    ]);
+    let write = serde_json::json!({"append": {}});
+    let capture = serde_json::json!({"capture": {"column": "more"}});
+    let capturing = serde_json::json!({"name": "t", "from": "s", "write": write, "columns": columns, "unknownFields": capture});
+    let mut deep = columns.clone();
+    deep.as_array_mut().unwrap().push(serde_json::json!({"name": "b", "from": "/a/b", "type": "json"}));
+    [plan(columns, Decode::Ndjson), plan_of(capturing, Decode::Ndjson), plan(deep, Decode::Ndjson)]
+});
 
 /// The raw text at a path, as sonic-rs finds it.
 fn reference(document: &str, path: &[&str]) -> Option<String> {

@@ -4,34 +4,14 @@ use std::{borrow::Cow, collections::HashMap};
 
 use lakehouse_contract::StageFailure;
 
-use super::{
-    record::{self, Reader},
-    value::Value,
+use crate::{
+    json::{
+        record::{self, Reader},
+        value::Value,
+    },
+    rows::RowBuilder,
+    schema::Unknown,
 };
-use crate::rows::RowBuilder;
-
-/// What happens to fields that no column takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Unknown {
-    /// They are not looked at.
-    Ignore,
-    /// They are kept as a JSON object.
-    Capture,
-    /// The first one ends the stage.
-    Fail,
-}
-
-impl Unknown {
-    /// The columns of a file that no pointer names, by their places; of columns with the same name the last counts.
-    pub(super) fn columns<'n>(self, names: impl Iterator<Item = &'n str> + Clone, pointers: &record::Pointers) -> Vec<(usize, String)> {
-        if self == Unknown::Ignore {
-            return Vec::new();
-        }
-        let last: HashMap<&str, usize> = names.clone().enumerate().map(|(index, name)| (name, index)).collect();
-        let unknown = names.enumerate().filter(|(index, name)| last.get(name) == Some(index) && !pointers.names(name));
-        unknown.map(|(index, name)| (index, name.to_owned())).collect()
-    }
-}
 
 /// The unknown fields of one record after the other.
 pub(super) struct Collector {

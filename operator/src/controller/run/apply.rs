@@ -25,7 +25,8 @@ use crate::{
     plan::{outcome::Version, run::Obstacle},
 };
 
-/// Makes the Job of an attempt, and its ConfigMap where there is none yet, or adopts those that an earlier try made.
+/// Makes the Job of an attempt, and its ConfigMap where there is none yet, or adopts those that an earlier try made. Answers with the Job, unless an
+/// earlier one went meanwhile.
 pub(crate) async fn create(
     context: &Context,
     run: &LakehouseRun,
@@ -33,10 +34,10 @@ pub(crate) async fn create(
     stage: Stage,
     attempt: i32,
     name: &str,
-) -> Result<Option<Obstacle>> {
+) -> Result<Result<Option<Job>, Obstacle>> {
     let found = scene.plan.as_ref().and_then(|plan| Some((plan, plan.specs.iter().find(|spec| spec.stage() == stage)?)));
     let Some((plan, spec)) = found else {
-        return Ok(Some(Obstacle::Invalid(format!("the definition has no {stage} stage"))));
+        return Ok(Err(Obstacle::Invalid(format!("the definition has no {stage} stage"))));
     };
     let spec = spec.clone().with_attempt(attempt.unsigned_abs());
     let uid = run.uid().unwrap_or_default();
@@ -57,41 +58,45 @@ pub(crate) async fn create(
     let job = build::job(&of, &spec);
     if let Err(breach) = build::check(&job, &of) {
         tracing::error!(run = of.run, "{breach}");
-        return Ok(Some(Obstacle::Invalid(breach.to_string())));
+        return Ok(Err(Obstacle::Invalid(breach.to_string())));
     }
     let config_maps = context.api::<ConfigMap>();
-    // The first stage made it for those that follow.
-    let shared = if of.shares { config_maps.get_metadata_opt(&of.config_map()).await } else { Ok(None) };
+    // The first stage makes it for those that follow.
+    let is_first = plan.specs.first().is_some_and(|first| first.stage() == stage);
+    let shared = if of.shares && !is_first { config_maps.get_metadata_opt(&of.config_map()).await } else { Ok(None) };
     let shared = shared.map_err(Error::api("read ConfigMap", &of.config_map()))?;
     if !shared.is_some_and(|there| build::is_owned_by(&there.metadata, &uid)) {
         let config_map = if of.shares { build::shared_config_map(&of, &plan.specs) } else { build::config_map(&of, &spec) };
-        if let Some(obstacle) = ensure(&config_maps, &config_map, &uid, "create ConfigMap").await? {
-            return Ok(Some(obstacle));
+        if let Err(obstacle) = ensure(&config_maps, &config_map, &uid, "create ConfigMap").await? {
+            return Ok(Err(obstacle));
         }
     }
     ensure(&context.api::<Job>(), &job, &uid, "create Job").await
 }
 
-/// Creates `object`, once: one that is there is adopted if it belongs to the run, and left as it is.
-async fn ensure<K>(api: &Api<K>, object: &K, uid: &str, operation: &'static str) -> Result<Option<Obstacle>>
+/// Creates `object`, once: one that is there is adopted if it belongs to the run, and left as it is. Answers with what is there.
+async fn ensure<K>(api: &Api<K>, object: &K, uid: &str, operation: &'static str) -> Result<Result<Option<K>, Obstacle>>
 where
     K: Resource<Scope = NamespaceResourceScope, DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
 {
     let name = object.name_any();
     let parameters = PostParams { field_manager: Some(names::MANAGER.to_owned()), ..PostParams::default() };
-    let Err(error) = api.create(&parameters, object).await.map_err(Error::api(operation, &name)) else { return Ok(None) };
+    let error = match api.create(&parameters, object).await.map_err(Error::api(operation, &name)) {
+        Ok(made) => return Ok(Ok(Some(made))),
+        Err(error) => error,
+    };
     if error.is_already_exists() {
-        let there = api.get_metadata_opt(&name).await.map_err(Error::api("read", &name))?;
+        let there = api.get_opt(&name).await.map_err(Error::api("read", &name))?;
         return Ok(match there {
-            Some(there) if !build::is_owned_by(&there.metadata, uid) => {
-                Some(Obstacle::NameTaken(format!("{} {name} exists and belongs to something else", K::kind(&()))))
+            Some(there) if !build::is_owned_by(there.meta(), uid) => {
+                Err(Obstacle::NameTaken(format!("{} {name} exists and belongs to something else", K::kind(&()))))
             }
-            _ => None,
+            there => Ok(there),
         });
     }
     match error.status() {
-        Some(status) if matches!(status.code, 400 | 413 | 422) => Ok(Some(Obstacle::Invalid(status.message.clone()))),
-        Some(status) if status.is_forbidden() => Ok(Some(Obstacle::Refused(status.message.clone()))),
+        Some(status) if matches!(status.code, 400 | 413 | 422) => Ok(Err(Obstacle::Invalid(status.message.clone()))),
+        Some(status) if status.is_forbidden() => Ok(Err(Obstacle::Refused(status.message.clone()))),
         _ => Err(error),
     }
 }

@@ -2,6 +2,7 @@
 
 mod apply;
 mod claims;
+mod looks;
 mod observe;
 
 use std::{sync::Arc, time::Duration};
@@ -13,6 +14,7 @@ use lakehouse_contract::TraceContext;
 use tracing::Instrument;
 
 pub(crate) use claims::Claims;
+pub(crate) use looks::Looks;
 
 use super::{Context, Error, Result, UNTIL_FILLED, not_there, now, replace_status};
 use crate::plan::{
@@ -35,6 +37,7 @@ pub(crate) fn reconcile(cached: Arc<LakehouseRun>, context: Arc<Context>) -> imp
 async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Action> {
     if cached.metadata.deletion_timestamp.is_some() {
         context.claims.finish(&cached, &context);
+        context.looks.forget(&cached);
         return Ok(Action::await_change());
     }
     if !context.filled() {
@@ -43,15 +46,24 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
     // The many runs of the past cost no request.
     if cached.status.as_ref().is_some_and(finished) && !observe::has_lasting_jobs(&context, &cached) {
         context.claims.forget(&cached, &context);
+        context.looks.forget(&cached);
         return Ok(Action::await_change());
+    }
+    // As it was decided on a moment ago: what triggers is mostly an own write that comes back.
+    if let Some(left) = context.looks.left(&cached, &context) {
+        return Ok(Action::requeue(left));
     }
     let api = context.api::<LakehouseRun>();
     let name = cached.name_any();
     let mut obstacle: Option<Obstacle> = None;
-    let mut memo = observe::Memo::default();
+    let (first, mut memo) = observe::ask(&context, &cached).await?;
+    // What is decided on is not the cache's: it is what was read above, or the answer to the last write.
+    let mut known = Some(first);
     for _ in 0..MAX_STEPS {
-        // What is decided on is never older than the last write, whoever made it.
-        let found = api.get_opt(&name).await.map_err(Error::api("read LakehouseRun", &name))?;
+        let found = match known.take() {
+            Some(found) => found,
+            None => api.get_opt(&name).await.map_err(Error::api("read LakehouseRun", &name))?,
+        };
         let Some(run) = found.filter(|run| run.metadata.uid == cached.metadata.uid && run.metadata.deletion_timestamp.is_none()) else {
             return Ok(not_there());
         };
@@ -60,6 +72,7 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
         tracing::debug!(run = name, ?step, "next step");
         match step {
             Step::Record { status, notes } => {
+                memo.intends(&status);
                 let ends = finished(&status);
                 let before = run.status.clone();
                 let changed = LakehouseRun { status: Some(*status), ..run };
@@ -72,7 +85,12 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
                             context.claims.finish(&written, &context);
                             context.telling.traces.ended(&written);
                         }
-                        context.events.publish(&written, &notes).await;
+                        context.events.publish(&written, &notes);
+                        if ends && !observe::has_lasting_jobs(&context, &written) {
+                            context.looks.forget(&written);
+                            return Ok(Action::await_change());
+                        }
+                        known = Some(Some(written));
                     }
                     // Somebody changed the run meanwhile: look again.
                     Err(error) if error.is_conflict() => {}
@@ -81,15 +99,28 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
                 }
             }
             Step::KeepDefinition => match &scene.pipeline {
-                Some(pipeline) => super::pipeline::keep_revision(&context, pipeline).await?,
+                Some(pipeline) => {
+                    super::pipeline::keep_revision(&context, pipeline).await?;
+                    memo.keeps(pipeline);
+                    known = Some(Some(run));
+                }
                 None => return Ok(Action::requeue(BREATHER)),
             },
             Step::Create { stage, attempt, job } => {
-                obstacle = apply::create(&context, &run, &scene, stage, attempt, &job).await?;
+                match apply::create(&context, &run, &scene, stage, attempt, &job).await? {
+                    Ok(made) => memo.has(made),
+                    Err(met) => obstacle = Some(met),
+                }
+                known = Some(Some(run));
             }
-            Step::Delete { job, version, unchanged } => apply::delete(&context, &job, version, unchanged).await?,
+            Step::Delete { job, version, unchanged } => {
+                memo.forgets(&job);
+                apply::delete(&context, &job, version, unchanged).await?;
+            }
             Step::Expire { job, uid, seconds } => apply::expire(&context, &job, &uid, seconds).await?,
-            Step::Wait(wait) => return Ok(Action::requeue(wait)),
+            Step::Wait(wait) => {
+                return Ok(Action::requeue(context.looks.note(&run, &scene.observed.jobs, wait)));
+            }
             Step::Done => return Ok(Action::await_change()),
         }
     }

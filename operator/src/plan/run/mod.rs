@@ -187,8 +187,26 @@ fn stray(run: &LakehouseRun, status: &LakehouseRunStatus, observed: &Observed) -
 
 /// Whether `job` is that of an attempt of `stage` whose end is recorded.
 fn is_past(run: &LakehouseRun, stage: &StageStatus, job: &str) -> bool {
+    past(run, stage).any(|name| name == job)
+}
+
+fn past(run: &LakehouseRun, stage: &StageStatus) -> impl Iterator<Item = String> {
     let last = if awaits_outcome(stage) { stage.attempt - 1 } else { stage.attempt };
-    (1..=last).any(|attempt| job_name(run, stage.name, attempt) == job)
+    (1..=last).map(|attempt| job_name(run, stage.name, attempt))
+}
+
+/// Names of the Jobs of attempts whose end is recorded.
+pub fn past_jobs(run: &LakehouseRun) -> impl Iterator<Item = String> {
+    let stages = run.status.iter().flat_map(|status| &status.stages);
+    stages.flat_map(|stage| past(run, stage))
+}
+
+/// The Jobs that the next step is about: that of the attempt whose outcome is awaited, and the first one of the stage after it, which may have been made.
+pub fn present_jobs(run: &LakehouseRun) -> Option<(String, Option<String>)> {
+    let stages = &run.status.as_ref()?.stages;
+    let index = stages.iter().position(awaits_outcome)?;
+    let next = stages.get(index + 1).map(|next| job_name(run, next.name, 1));
+    Some((stages[index].job.clone()?, next))
 }
 
 /// The stage's Job is about to be made, or was made and has no recorded outcome.

@@ -33,8 +33,9 @@ pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; cha
 /// Labels whose values are words of ours.
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
-/// Reconciliations take milliseconds, or as long as an API server takes to answer.
-const RECONCILE_BUCKETS: [f64; 12] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
+/// Reconciliations take milliseconds, or as long as an API server takes to answer. Finest around what an API server under load takes: what a p99 is known
+/// by is the bound above it.
+const RECONCILE_BUCKETS: [f64; 16] = [0.002, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25, 0.35, 0.5, 1.0, 2.5, 10.0, 60.0];
 /// Stages take seconds to hours.
 const STAGE_BUCKETS: [f64; 12] = [1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 150.0, 300.0, 900.0, 1800.0, 3600.0, 14_400.0];
 

@@ -5,10 +5,7 @@
 use bytes::Bytes;
 use lakehouse_html::{Page, Rules, limits::MAX_BYTES};
 
-use crate::{
-    rows::Refused,
-    unit::{EXCERPT, Unit},
-};
+use crate::unit::{EXCERPT, Refused, Unit};
 
 /// Where the records are in the document.
 pub(crate) const RECORDS: &str = "/records";

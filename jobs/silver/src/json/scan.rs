@@ -65,6 +65,11 @@ impl<'a> Scanner<'a> {
         Self { text, bytes: text.as_bytes(), at: 0 }
     }
 
+    /// A scanner that begins at an offset of a text.
+    pub(crate) fn from(text: &'a str, at: usize) -> Self {
+        Self { text, bytes: text.as_bytes(), at }
+    }
+
     /// The next byte; 0 at the end, which no JSON token starts with.
     #[inline]
     pub(crate) fn peek(&self) -> u8 {

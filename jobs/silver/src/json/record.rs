@@ -2,7 +2,8 @@
 //!
 //! The pointers form a tree. Records of one source mostly have the same keys in the same order, so every node remembers
 //! what stood between two values: comma, key and colon, and the white space around them. Where the next record has the very same bytes there
-//! they are as right as they were, and nothing has to be taken apart.
+//! they are as right as they were, and nothing has to be taken apart. A record of nothing but such bytes and texts and numbers between them is
+//! read in one go ([`Reader::usual`]), without looking for the end of its line first.
 //! Of keys that occur twice in an object the last wins.
 
 use std::ops::Range;
@@ -123,15 +124,27 @@ struct Remembered {
     /// The inside of the key's quotes.
     key: Range<usize>,
     child: Option<usize>,
+    leaf: Leaf,
+}
+
+/// What becomes of a value that is neither array nor object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leaf {
+    /// It goes to this slot, and nothing is asked for below it.
+    Slot(usize),
+    /// Nothing.
+    Skipped,
+    /// More than that.
+    Other,
 }
 
 impl Remembered {
-    fn new(glue: &[u8], key: Range<usize>, child: Option<usize>) -> Self {
+    fn new(glue: &[u8], key: Range<usize>, child: Option<usize>, leaf: Leaf) -> Self {
         let mut first = [0; WORD];
         let length = glue.len().min(WORD);
         first[..length].copy_from_slice(&glue[..length]);
         let mask = if length == WORD { u128::MAX } else { (1 << (8 * length)) - 1 };
-        Self { glue: glue.into(), word: u128::from_le_bytes(first), mask, key, child }
+        Self { glue: glue.into(), word: u128::from_le_bytes(first), mask, key, child, leaf }
     }
 
     /// Whether `rest` begins with the glue.
@@ -160,6 +173,27 @@ impl<'p> Reader<'p> {
     /// These fields of the last record, in its order.
     pub(crate) fn unknown(&self) -> &[Unknown] {
         &self.unknown
+    }
+
+    /// Reads the record that begins at `start` of `text`, if it is like those before it: the very same keys, maybe fewer at the end, with texts,
+    /// numbers and literals. Gives the offset behind it. The record is on one line.
+    ///
+    /// None says nothing about the record: [`Self::read`] does.
+    #[inline]
+    pub(crate) fn usual<'a>(&mut self, text: &'a str, start: usize, slots: &mut [Value<'a>]) -> Option<usize> {
+        let order = &self.orders[ROOT];
+        let mut scanner = Scanner::from(text, start);
+        if order.is_empty() || scanner.peek() != b'{' {
+            return None;
+        }
+        slots.fill(Value::Missing);
+        self.unknown.clear();
+        scanner.at += 1;
+        leaves(order, &mut scanner, slots).ok()?;
+        while matches!(scanner.peek(), b' ' | b'\t') {
+            scanner.at += 1;
+        }
+        (scanner.peek() == b'}').then_some(scanner.at + 1)
     }
 
     /// Reads one JSON document into `slots`, whose length is that of the pointers. The scanned text must hold nothing else.
@@ -212,8 +246,11 @@ impl<'p> Reader<'p> {
             scanner.at += 1;
             return Ok(());
         }
-        for position in 0.. {
+        let mut position = 0;
+        loop {
+            position += leaves(self.orders[at].get(position..).unwrap_or_default(), scanner, slots)?;
             let Some((child, key)) = self.field(at, position, scanner)? else { break };
+            position += 1;
             match child {
                 Some(child) => self.value(child, scanner, slots)?,
                 None if self.watching && at == ROOT => {
@@ -259,18 +296,24 @@ impl<'p> Reader<'p> {
         let (raw, escaped) = scanner.string()?;
         let key = key_start..scanner.at - 1;
         scanner.take(b':', "`:`")?;
+        scanner.space();
         let children = &self.pointers.nodes[at].children;
         let child = |key: &str| children.iter().find(|(name, _)| name == key).map(|(_, child)| *child);
         if escaped {
             let mut text = String::new();
             // A key with half a surrogate pair is a key that no pointer can name.
-            return Ok((crate::cast::text::unescape(raw, &mut text).ok().and_then(|()| child(&text)), key));
+            return Ok((super::text::unescape(raw, &mut text).ok().and_then(|()| child(&text)), key));
         }
         let child = child(raw);
         let order = &mut self.orders[at];
         if position < REMEMBERED {
             let within = key.start - start..key.end - start;
-            let remembered = Remembered::new(scanner.since(start).as_bytes(), within, child);
+            let leaf = match child.map(|child| &self.pointers.nodes[child]) {
+                Some(Node { slot: Some(slot), below, .. }) if below.is_empty() => Leaf::Slot(*slot),
+                None if !(self.watching && at == ROOT) => Leaf::Skipped,
+                _ => Leaf::Other,
+            };
+            let remembered = Remembered::new(scanner.since(start).as_bytes(), within, child, leaf);
             if position < order.len() {
                 order[position] = remembered;
             } else if position == order.len() {
@@ -301,6 +344,42 @@ impl<'p> Reader<'p> {
         scanner.at += 1;
         Ok(())
     }
+}
+
+/// Reads fields that are like those of the record before, as long as their values are texts, numbers or literals, and gives their number.
+/// The scanner stands behind the last of them. No white space is passed but what `order` has.
+#[inline]
+fn leaves<'a>(order: &[Remembered], scanner: &mut Scanner<'a>, slots: &mut [Value<'a>]) -> Result<usize, Malformed> {
+    // A copy, for which no memory is written.
+    let mut ahead = scanner.clone();
+    let mut read = 0;
+    for remembered in order {
+        if remembered.leaf == Leaf::Other || !remembered.leads(ahead.rest()) {
+            break;
+        }
+        ahead.at += remembered.glue.len();
+        let value = match ahead.peek() {
+            b'"' => {
+                ahead.at += 1;
+                match ahead.string()? {
+                    (text, false) => Value::Text(text),
+                    (text, true) => Value::Escaped(text),
+                }
+            }
+            b'-' | b'0'..=b'9' => Value::Number(ahead.number()?),
+            b't' | b'f' | b'n' => match scalar(&mut ahead)? {
+                Some(value) => value,
+                None => break,
+            },
+            _ => break,
+        };
+        if let Leaf::Slot(slot) = remembered.leaf {
+            slots[slot] = value;
+        }
+        scanner.at = ahead.at;
+        read += 1;
+    }
+    Ok(read)
 }
 
 /// The next value, if it is neither array nor object; else none, and the scanner stands before it.
