@@ -156,6 +156,20 @@ class Versions(unittest.TestCase):
         replaced = [line.split()[-1] for line in text.splitlines() if line.startswith("replace ")]
         self.assertEqual(set(replaced), {f"v0.{version}"})
 
+    def test_kube_router_is_built_from_the_packages_of_kubernetes(self) -> None:
+        """With the same versions, required and replaced, they are compiled once for both modules."""
+
+        def versions(module: str) -> dict[str, tuple[str, str]]:
+            text = (settings.GO_MODULES / module / "go.mod").read_text()
+            required = dict(re.findall(r"^(?:require |\t)(\S+) (v\S+)", text, re.MULTILINE))
+            replaced = dict(re.findall(r"^replace (\S+) => \S+ (v\S+)$", text, re.MULTILINE))
+            return {name: (version, replaced.get(name, version)) for name, version in required.items()}
+
+        kubernetes, router = versions("kubernetes"), versions("kube-router")
+        shared = kubernetes.keys() & router.keys() - {"github.com/go-openapi/jsonreference"}
+        self.assertIn("k8s.io/client-go", shared)
+        self.assertEqual({name: router[name] for name in shared}, {name: kubernetes[name] for name in shared})
+
     def test_kind_config_names_the_cluster(self) -> None:
         self.assertIn(f"\nname: {settings.CLUSTER}\n", settings.KIND_CONFIG.read_text())
 

@@ -88,6 +88,8 @@ def test_traces_go_where_the_values_say() -> None:
         "podDisruptionBudget.x=1",
         "networkPolicy.allow=all",
         "networkPolicy.sourcePorts={0}",
+        "networkPolicy.extraSources[0].ports={8080}",
+        "networkPolicy.extraSources[0].cidr=10.1.2.3/32,networkPolicy.extraSources[0].ports={8080:}",
         "networkPolicy.services.networks={everywhere}",
     ],
 )
@@ -155,12 +157,16 @@ def test_network_policies_are_made_when_asked_for() -> None:
         for it in of(template(*CLOSED), "NetworkPolicy")
     }
     namespaces = ("lake", "team")
-    names = {(n, f"release-{what}") for n in namespaces for what in ("jobs", "sources")} | {("lake", "release")}
+    names = {(n, f"release-{what}") for n in namespaces for what in ("closed", "jobs", "sources")} | {
+        ("lake", "release")
+    }
     assert policies.keys() == names
     for namespace in namespaces:
-        jobs, sources = policies[namespace, "release-jobs"], policies[namespace, "release-sources"]
+        closed, jobs, sources = (policies[namespace, f"release-{what}"] for what in ("closed", "jobs", "sources"))
         # Nobody reaches a Job, and no rule leaves out whom or what it is about.
-        assert (jobs["policyTypes"], jobs["ingress"]) == (["Ingress", "Egress"], [])
+        assert (closed["policyTypes"], closed["ingress"]) == (["Ingress"], [])
+        assert closed["podSelector"] == jobs["podSelector"]
+        assert [it["policyTypes"] for it in (jobs, sources)] == [["Egress"]] * 2
         assert all(rule.get("to") and rule.get("ports") for rule in jobs["egress"] + sources["egress"])
         assert sources["podSelector"]["matchLabels"].items() >= jobs["podSelector"]["matchLabels"].items()
         assert sources["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "ingest"
@@ -180,6 +186,31 @@ def test_network_policies_are_made_when_asked_for() -> None:
     assert nothing["egress"] == []
 
 
+def test_sources_of_the_inner_network_have_ports_of_their_own() -> None:
+    first, second = "networkPolicy.extraSources[0]", "networkPolicy.extraSources[1]"
+    values = [f"{first}.cidr=10.1.2.3/32", f"{first}.ports[0]=8443", f"{first}.ports[1]=9000-9099"]
+    (sources,) = [
+        it["spec"]
+        for it in of(
+            template(
+                "networkPolicy.enabled=true", *values, f"{second}.cidr=10.4.0.0/16", f"{second}.except={{10.4.1.0/24}}"
+            ),
+            "NetworkPolicy",
+        )
+        if it["metadata"]["name"].endswith("-sources")
+    ]
+    public, *inner = sources["egress"]
+    web = [{"protocol": "TCP", "port": 80}, {"protocol": "TCP", "port": 443}]
+    assert public["ports"] == web
+    assert inner == [
+        {
+            "to": [{"ipBlock": {"cidr": "10.1.2.3/32"}}],
+            "ports": [{"protocol": "TCP", "port": 8443}, {"protocol": "TCP", "port": 9000, "endPort": 9099}],
+        },
+        {"to": [{"ipBlock": {"cidr": "10.4.0.0/16", "except": ["10.4.1.0/24"]}}], "ports": web},
+    ]
+
+
 def test_policies_choose_the_pods_they_are_about(stand: Callable[[str], Stand]) -> None:
     """The labels of a Job that the operator makes are those that the policies select."""
     policies = {it["metadata"]["name"]: it["spec"] for it in of(template(*CLOSED), "NetworkPolicy")}
@@ -188,7 +219,8 @@ def test_policies_choose_the_pods_they_are_about(stand: Callable[[str], Stand]) 
         it.apply(LAKEHOUSE, pipeline(EXTERNAL), run())
         it.wait("silence", it.settled)
         jobs = it.items("jobs")
-    for name, stages in (("release-jobs", {"ingest", "silver", "gold"}), ("release-sources", {"ingest"})):
+    every = {"ingest", "silver", "gold"}
+    for name, stages in (("release-closed", every), ("release-jobs", every), ("release-sources", {"ingest"})):
         wanted = policies[name]["podSelector"]["matchLabels"].items()
         labels = [job["spec"]["template"]["metadata"]["labels"] for job in jobs]
         assert {it["lakehouse.rs/stage"] for it in labels if wanted <= it.items()} == stages
@@ -206,5 +238,5 @@ def test_a_real_api_server_takes_every_object(plane: ControlPlane, tmp_path: Pat
     command = [program("kubectl"), "--kubeconfig", config, "apply", "--dry-run=server", "-f", manifest]
     done = subprocess.run([*command, "--validate=strict"], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("networkpolicy.networking.k8s.io/") == 5
+    assert done.stdout.count("networkpolicy.networking.k8s.io/") == 7
     assert not [line for line in done.stderr.splitlines() if line.startswith("Warning")], done.stderr

@@ -44,10 +44,11 @@ Without it the first template that reads one would end with "nil pointer", which
 {{- end -}}
 {{- end }}
 
-{{/* A list of TCP ports, as NetworkPolicies have it. Call with the list of numbers. */}}
+{{/* A list of TCP ports, as NetworkPolicies have it. Call with the list of numbers and of ranges such as "8000-8999". */}}
 {{- define "operator.ports" -}}
 {{- range . }}
-- {protocol: TCP, port: {{ . }}}
+{{- $ends := splitList "-" (toString .) }}
+- {protocol: TCP, port: {{ first $ends }}{{ with rest $ends }}, endPort: {{ first . }}{{ end }}}
 {{- end }}
 {{- end }}
 

@@ -153,6 +153,16 @@ def load(archive: Path) -> None:
     run(["docker", "load", "-q", "-i", archive], timeout=600, doing=f"loading {archive.name}")
 
 
+def gateway() -> str:
+    """IPv4 address at which the nodes and pods of a kind cluster see this machine."""
+    template = "{{range .IPAM.Config}}{{.Gateway}} {{end}}"
+    command = ["docker", "network", "inspect", "kind", "-f", template]
+    for address in run(command, timeout=30, doing="asking docker for kind's network").split():
+        if ":" not in address:
+            return address
+    raise ClusterError("docker's network `kind` has no IPv4 gateway")
+
+
 def inspect(container: str) -> dict | None:
     """What docker knows of a container, or none where there is no such container."""
     try:

@@ -18,7 +18,7 @@ _TIMEOUT = 3600.0
 
 
 def tool(name: str) -> Path:
-    """Path of the program `name`: one of GO_TOOLS, CLIENTS, NODE_PARTS or PROVISIONER, or pause."""
+    """Path of the program `name`: one of GO_TOOLS, CLIENTS, NODE_PARTS or PROVISIONER, or one with a module of its own in go/."""
     if name in GO_TOOLS:
         return _installed(name, GO_TOOLS[name])
     if name in CLIENTS:

@@ -238,6 +238,18 @@ def _wait_ready() -> None:
         doing="waiting for cluster DNS",
         timeout=150,
     )
+    # among them the one that enforces NetworkPolicies: the cluster is never in use without
+    kubectl(
+        "wait",
+        "--for=jsonpath={.status.numberAvailable}=1",
+        "daemonsets",
+        "--all",
+        "-n",
+        "kube-system",
+        "--timeout=120s",
+        doing="waiting for the node's own pods",
+        timeout=150,
+    )
     kubectl(
         "wait",
         "--for=condition=Available",

@@ -19,8 +19,9 @@ from .shell import run
 
 _STATIC = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "etcd", "coredns", "pause")
 _ON_NODE = ("kubeadm", "kubelet", "kubectl")
-_PARTS = (*_STATIC, *_ON_NODE, "kube-proxy", "local-path-provisioner")
+_PARTS = (*_STATIC, *_ON_NODE, "kube-proxy", "kube-router", "local-path-provisioner")
 _PROVISIONER = "lakehouse/local-path-provisioner:node"
+_FIREWALL = "lakehouse/kube-router:node"
 _SEARCH_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -53,7 +54,13 @@ def _build(base: str, ref: str) -> None:
         (context / "version").write_text(f"{kubernetes_version()}\n")
         for source in NODE_FILES.iterdir():
             if source.suffix in (".yaml", ".toml"):
-                text = source.read_text().replace("@PAUSE@", names["pause"]).replace("@PROVISIONER@", _PROVISIONER)
+                text = source.read_text()
+                for mark, image in (
+                    ("@PAUSE@", names["pause"]),
+                    ("@PROVISIONER@", _PROVISIONER),
+                    ("@FIREWALL@", _FIREWALL),
+                ):
+                    text = text.replace(mark, image)
                 (context / source.name).write_text(text)
             else:
                 shutil.copy2(source, context)
@@ -71,15 +78,16 @@ def _image_names() -> dict[str, str]:
 
 
 def _save_base_images(base: str, proxy: str, archive: Path) -> None:
-    """kube-proxy and the volume provisioner share the base's layer, so one archive holds both."""
-    for binary, dockerfile, ref in (
-        ("kube-proxy", "proxy.Dockerfile", proxy),
-        ("local-path-provisioner", "storage.Dockerfile", _PROVISIONER),
+    """What needs the base's programs shares its layer, and kube-router those that kube-proxy needs too: one archive holds all."""
+    for binary, dockerfile, ref, under in (
+        ("kube-proxy", "proxy.Dockerfile", proxy, base),
+        ("kube-router", "firewall.Dockerfile", _FIREWALL, proxy),
+        ("local-path-provisioner", "storage.Dockerfile", _PROVISIONER, base),
     ):
         with tempfile.TemporaryDirectory(prefix=".part-", dir=cache_dir()) as folder:
             copy_tools((binary,), Path(folder))
-            docker.build(Path(folder), NODE_FILES / dockerfile, ref, args={"BASE": base})
-    docker.save([proxy, _PROVISIONER], archive)
+            docker.build(Path(folder), NODE_FILES / dockerfile, ref, args={"BASE": under})
+    docker.save([proxy, _FIREWALL, _PROVISIONER], archive)
 
 
 def _write_image(out: Path, ref: str, binary: Path, path: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+from . import docker
 from .gobuild import tool
 from .kind import kind_cluster, kubectl
 from .settings import CHARTS, NAMESPACE, RELEASES, kubeconfig
@@ -34,7 +36,7 @@ def install(releases: tuple[str, ...]) -> None:
         ]
         for_kind = chart / "values-kind.yaml"
         if for_kind.is_file() and kind_cluster():
-            command += ["-f", for_kind]
+            command += ["-f", for_kind, *_FOR_KIND.get(release, list)()]
         say(f"installing {release} in namespace {NAMESPACE}")
         try:
             _helm(*command, timeout=420, doing=f"installing {release}")
@@ -53,6 +55,16 @@ def test(releases: tuple[str, ...]) -> None:
             logs = kubectl("-n", NAMESPACE, "logs", "-l", selector, "--prefix", doing="reading the test pods' logs")
             raise ClusterError(f"helm test {release} failed:\n{logs.strip() or failed}") from failed
         say(f"helm test {release} passed")
+
+
+def _this_machine_is_a_source() -> list[str]:
+    """The setting by which Jobs reach what listens on this machine: sources of tests, and those under development."""
+    sources = [{"cidr": f"{docker.gateway()}/32", "ports": ["1024-65535"]}]
+    return ["--set-json", f"networkPolicy.extraSources={json.dumps(sources)}"]
+
+
+_FOR_KIND: dict[str, Callable[[], list[str]]] = {"lakehouse-operator": _this_machine_is_a_source}
+"""Settings of a release that are known only when the kind cluster is there."""
 
 
 def _chart(release: str) -> Path:
