@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection, Iterator
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 from support import manifests, readers
@@ -40,15 +41,15 @@ def events(day: str) -> Iterator[Json]:
         }
 
 
-def manifest(lake: Lakehouse) -> Path:
+def manifest(lake: Lakehouse, **layout: Any) -> Path:
     """The pipeline, with two days landed."""
     texts = ["key", "kind", "user", "seldom", "late", "sorted", "never", "note"]
     columns = [column("id", "/id", "long", required=True), *(column(name, f"/{name}", "string") for name in texts)]
-    table = {"name": "events", "from": "events", "write": {"append": {}}, "columns": columns}
+    table = {"name": "events", "from": "events", "table": layout, "write": {"append": {}}, "columns": columns}
     source = manifests.landed("events", "events/{{ interval.date }}.ndjson", "ndjson")
     pipeline = manifests.pipeline("events", [source], [table], maintenance={})
     folder = lake.folder / "landing" / "events"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for day in DAYS:
         (folder / f"{day}.ndjson").write_text("".join(json.dumps(event) + "\n" for event in events(day)))
     return manifests.write(lake.folder / "events.yaml", manifests.lakehouse(), pipeline)
@@ -105,9 +106,10 @@ def test_readers_see_the_texts_that_were_written_and_filters_that_were_asked_for
     assert own(found) == readers.ordered(wanted)
     assert wanted, "otherwise the comparison says nothing"
 
-    # Another program asks for filters in the table's properties; files from now on have them, compacted ones too.
+    # The definition asks for a filter, another program for one more in the table's properties; files from now on have both, compacted ones too.
     with lake.catalog().load_table("silver.events").transaction() as transaction:
-        transaction.set_properties({BLOOM + "key": "true", BLOOM + "user": "true", BLOOM + "gone": "true"})
+        transaction.set_properties({BLOOM + "user": "true", BLOOM + "gone": "true"})
+    definition = manifest(lake, bloomFilters=["key"])
     lake.run(definition, interval=DAYS[1])
     added = [path for path in live(lake) if path not in first]
     lake.run(definition, interval=DAYS[1], stages=["maintenance"])
@@ -125,3 +127,8 @@ def test_readers_see_the_texts_that_were_written_and_filters_that_were_asked_for
     )
     everything = readers.ordered([*events(DAYS[0]), *events(DAYS[1])])
     assert own(readers.pyiceberg_rows(lake.catalog(), "silver.events")) == everything
+
+    # A definition that names it no longer takes its own filter away, and leaves the other program's.
+    lake.run(manifest(lake), interval=DAYS[1], stages=["silver"])
+    properties = lake.catalog().load_table("silver.events").properties
+    assert {name for name in properties if name.startswith(BLOOM)} == {BLOOM + "user", BLOOM + "gone"}

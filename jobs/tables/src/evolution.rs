@@ -404,6 +404,7 @@ fn unsupported(format: TableFormat, change: &Change) -> Option<String> {
         (_, Change::WidenColumn { column, from, to }) => {
             Some(format!("column {column} is {from}, the definition says {to}: the types stand in the {format} files; {ADVICE}"))
         }
+        (_, Change::ChangeBloomFilters { .. }) => Some(format!("{format} files have no Bloom filters; {ADVICE}")),
         (_, Change::DropColumn { column }) => {
             Some(format!("column {column} cannot be dropped: it stays in the {format} files that are there; {ADVICE}"))
         }

@@ -83,7 +83,8 @@ impl ParquetTable {
         // Types that no table can hold are a fault of the definition, whatever the table is.
         schema::to_iceberg(definition)?;
         let spec = self.spec(current)?;
-        let existing = schema::existing(TableFormat::Parquet, &self.table, &current.schema, spec.fields(), current.sort_by.clone(), Vec::new())?;
+        let existing =
+            schema::existing(TableFormat::Parquet, &self.table, &current.schema, spec.fields(), current.sort_by.clone(), Vec::new())?;
         Ok(evolution::plan(definition, &existing))
     }
 

@@ -30,7 +30,13 @@ struct Case {
 impl Case {
     fn of(existing: &[Column], wanted: &[Column]) -> Self {
         Self {
-            existing: Existing { format: TableFormat::Iceberg, columns: fields(existing), partitions: Vec::new(), sort_by: Vec::new(), bloom_filters: Vec::new() },
+            existing: Existing {
+                format: TableFormat::Iceberg,
+                columns: fields(existing),
+                partitions: Vec::new(),
+                sort_by: Vec::new(),
+                bloom_filters: Vec::new(),
+            },
             definition: TableDef {
                 table: TableRef::new("silver", "t"),
                 format: TableFormat::Iceberg,
