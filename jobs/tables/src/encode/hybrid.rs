@@ -55,7 +55,7 @@ fn pack(values: &[u32], width: u32, out: &mut Vec<u8>) {
                 let word = group.iter().rev().fold(0_u64, |word, value| word << width | u64::from(*value));
                 out.extend_from_slice(&word.to_le_bytes()[..width as usize]);
             }
-            ..=16 => {
+            9..=16 => {
                 let word = group.iter().rev().fold(0_u128, |word, value| word << width | u128::from(*value));
                 out.extend_from_slice(&word.to_le_bytes()[..width as usize]);
             }
