@@ -25,25 +25,13 @@ DAYS = {
 WITH_QUARANTINE = {"shop.yaml", "sensors.yaml", "uploads.yaml"}
 
 
-def tables(pipeline: Document) -> Iterator[tuple[str, Document]]:
-    """Every table of a pipeline by its name."""
-    for layer in ("silver", "gold"):
-        for table in pipeline["spec"].get(layer, ()):
-            yield f"{layer}.{table['name']}", table
-
-
 def in_format(sample: str, form: str) -> Document:
-    """The pipeline of a sample with tables of one format. Partition transforms, which Delta does not have, are left out there."""
-    pipeline = manifests.sample_pipeline(sample)
+    """The pipeline of a sample with tables of one format."""
+    pipeline = manifests.in_format(manifests.sample_pipeline(sample), form)
     for source in pipeline["spec"]["ingest"]:
         if "scrape" in source:
             # The server of the test may be asked for any day, and as fast as we like.
             source["scrape"] |= {"history": "byInterval", "requestInterval": "0s"}
-    for _, table in tables(pipeline):
-        layout = table.setdefault("table", {})
-        layout["format"] = form
-        if form == "delta" and "partitionBy" in layout:
-            layout["partitionBy"] = [field for field in layout["partitionBy"] if "(" not in field]
     return pipeline
 
 
@@ -100,7 +88,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 def test_other_readers_find_equal_rows_in_both_formats(pair: Pair) -> None:
     names = pair.names()
-    made = {name for name, _ in tables(pair.pipeline)}
+    made = {name for name, _ in manifests.tables(pair.pipeline)}
     assert made <= set(names)
     assert (made < set(names)) == (pair.sample in WITH_QUARANTINE)
     assert pair.delta.tables() == set(), "nothing in the Iceberg catalog"
@@ -125,7 +113,9 @@ def test_the_same_days_again_add_no_version(pair: Pair) -> None:
 def test_versions_of_the_past_are_read(pair: Pair) -> None:
     """Version 1 is the later day alone, for tables that replace an interval; what looks back at the earlier day is computed again."""
     replaced = [
-        name for name, table in tables(pair.pipeline) if "replaceInterval" in table["write"] and "lookback" not in table
+        name
+        for name, table in manifests.tables(pair.pipeline)
+        if "replaceInterval" in table["write"] and "lookback" not in table
     ]
     assert replaced
     for name in replaced:

@@ -1,4 +1,5 @@
-"""Samples on the cluster, with the rows of the laptop: scraped pages, and uploads into Delta tables with a week that becomes stale and is refreshed."""
+"""Samples on the cluster, with the rows of the laptop: generated ones in both formats, scraped pages, and uploads into Delta tables with a week that
+becomes stale and is refreshed."""
 
 from __future__ import annotations
 
@@ -9,16 +10,18 @@ import pytest
 import s3fs
 import yaml
 from deltalake import DeltaTable
-from documents import lakehouse, pipeline, run
+from documents import lakehouse, pipeline, renamed_tables, run
 from kubernetes import Kubernetes, condition, stage
 from pyiceberg.catalog.sql import SqlCatalog
-from support import checks, pages, readers
+from support import checks, manifests, pages, readers
 from support.lakehouse import Lakehouse
 from support.pages import PageServer
 from support.readers import Row
 
 WHEN = {"processed_at", "captured_at"}
 """Columns that say when a row was made, not what it is."""
+OF_THE_RUN = {*WHEN, "object"}
+"""Those, and the bronze object that has the run in its name."""
 DAYS = ["2024-05-01", "2024-05-02"]
 
 
@@ -74,6 +77,28 @@ def delta(s3: dict[str, str], location: str) -> list[Row]:
         "AWS_S3_ALLOW_UNSAFE_RENAME": "true",
     }
     return readers.arrow_rows(DeltaTable(f"s3://{location}", storage_options=options).to_pyarrow_table())
+
+
+@pytest.mark.parametrize("form", ["iceberg", "delta"])
+@pytest.mark.parametrize("sample", ["sensors", "shop", "pulse"])
+def test_generated_samples_have_the_rows_of_the_laptop(
+    sample: str, form: str, kubernetes: Kubernetes, s3: dict[str, str], catalog: SqlCatalog, tmp_path: Any
+) -> None:
+    name = f"{sample}-{form}"
+    document = manifests.in_format(pipeline(f"{sample}.yaml", name, trigger={"external": {}}), form)
+    document = renamed_tables(document, f"{sample}_{form}")
+    kubernetes.apply(lakehouse("main"), document)
+    for day in reversed(DAYS):
+        kubernetes.apply(run(f"{name}-{day}", name, day))
+    for day in DAYS:
+        kubernetes.wait_succeeded(f"{name}-{day}")
+    laptop = on_laptop(tmp_path, lakehouse("main"), document)
+    for table, _ in manifests.tables(document):
+        place = table.replace(".", "/")
+        ours = laptop.rows(table) if form == "iceberg" else readers.delta_rows(laptop.folder / place)
+        theirs = readers.pyiceberg_rows(catalog, table) if form == "iceberg" else delta(s3, place)
+        assert ours, table
+        assert readers.without(theirs, OF_THE_RUN) == readers.without(ours, OF_THE_RUN), table
 
 
 def stale(kubernetes: Kubernetes) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Manifests of the tests: samples of deploy/, and small pipelines written for one case."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,24 @@ def with_spec(document: Document, **spec: Any) -> Document:
     """A copy of a document with fields of its spec replaced."""
     changed = copy.deepcopy(document)
     changed["spec"].update(spec)
+    return changed
+
+
+def tables(pipeline: Document) -> Iterator[tuple[str, Document]]:
+    """Every table of a pipeline by its name."""
+    for layer in ("silver", "gold"):
+        for table in pipeline["spec"].get(layer, ()):
+            yield f"{layer}.{table['name']}", table
+
+
+def in_format(pipeline: Document, form: str) -> Document:
+    """A copy of a pipeline with tables of one format. Partition transforms, which Delta does not have, are left out there."""
+    changed = copy.deepcopy(pipeline)
+    for _, table in tables(changed):
+        layout = table.setdefault("table", {})
+        layout["format"] = form
+        if form == "delta" and "partitionBy" in layout:
+            layout["partitionBy"] = [field for field in layout["partitionBy"] if "(" not in field]
     return changed
 
 

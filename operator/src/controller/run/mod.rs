@@ -2,7 +2,9 @@
 
 mod apply;
 mod claims;
+mod jobs;
 mod looks;
+mod memo;
 mod observe;
 
 use std::{sync::Arc, time::Duration};
@@ -44,7 +46,7 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
         return Ok(Action::requeue(UNTIL_FILLED));
     }
     // The many runs of the past cost no request.
-    if cached.status.as_ref().is_some_and(finished) && !observe::has_lasting_jobs(&context, &cached) {
+    if cached.status.as_ref().is_some_and(finished) && !jobs::has_lasting_jobs(&context, &cached) {
         context.claims.forget(&cached, &context);
         context.looks.forget(&cached);
         return Ok(Action::await_change());
@@ -56,7 +58,7 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
     let api = context.api::<LakehouseRun>();
     let name = cached.name_any();
     let mut obstacle: Option<Obstacle> = None;
-    let (first, mut memo) = observe::ask(&context, &cached).await?;
+    let (first, mut memo) = memo::ask(&context, &cached).await?;
     // What is decided on is not the cache's: it is what was read above, or the answer to the last write.
     let mut known = Some(first);
     for _ in 0..MAX_STEPS {
@@ -86,7 +88,7 @@ async fn proceed(cached: Arc<LakehouseRun>, context: Arc<Context>) -> Result<Act
                             context.telling.traces.ended(&written);
                         }
                         context.events.publish(&written, &notes);
-                        if ends && !observe::has_lasting_jobs(&context, &written) {
+                        if ends && !jobs::has_lasting_jobs(&context, &written) {
                             context.looks.forget(&written);
                             return Ok(Action::await_change());
                         }
