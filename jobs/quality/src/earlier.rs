@@ -12,10 +12,10 @@ use datafusion::{
 };
 use lakehouse_contract::{RuleKind, TableRef};
 
-use crate::{session::session, statistics};
-
-/// The statistics of one interval by their names.
-pub(crate) type Statistics = BTreeMap<String, f64>;
+use crate::{
+    session::session,
+    statistics::{self, Statistics},
+};
 
 /// Per rule the statistics of earlier intervals, the newest first.
 #[derive(Clone, Debug, Default)]

@@ -1,5 +1,7 @@
 //! Statistics of a column, and single values of results.
 
+use std::collections::BTreeMap;
+
 use arrow::{
     array::{Array, AsArray, RecordBatch},
     compute::cast,
@@ -9,13 +11,13 @@ use arrow::{
 use datafusion::{error::DataFusionError, prelude::SessionContext};
 use lakehouse_api::pipeline::{Bounds, Distribution};
 
-use crate::{
-    earlier::Statistics,
-    session::{ROWS, quoted},
-};
+use crate::session::{ROWS, quoted};
 
 /// What stands between the statistics of a run and those of earlier ones.
 const BEFORE: &str = "; before: ";
+
+/// The statistics of one interval by their names.
+pub(crate) type Statistics = BTreeMap<String, f64>;
 
 /// What was found of a distribution.
 pub(crate) struct Found {

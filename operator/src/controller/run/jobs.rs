@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::TimeDelta;
 use k8s_openapi::api::{
-    batch::v1::{Job, JobStatus},
-    core::v1::{ContainerState, ContainerStatus, Pod},
+    batch::v1::Job,
+    core::v1::{ContainerState, Pod},
 };
 use kube::{
     ResourceExt,
@@ -21,13 +21,14 @@ use lakehouse_contract::progress::{Position, from_log_line};
 use super::{
     super::{Context, Error, Result, now},
     memo::{Memo, read},
+    views::{has_ended, job_view, pod_view, state},
 };
 use crate::{
     build,
     conditions::instant,
     names,
     plan::{
-        outcome::{ContainerExit, JobEnd, JobView, PodView, Version},
+        outcome::{JobEnd, JobView, PodView},
         run::{past_jobs, present_jobs},
         status::{finished, progress_is_due},
     },
@@ -64,12 +65,6 @@ fn any_lasting(context: &Context, uid: &str, jobs: impl Iterator<Item = String>)
     };
     let mut jobs = jobs;
     jobs.any(|job| cached_job(context, &job).is_some_and(|job| lasting(&job)))
-}
-
-/// Whether a Job has ended.
-pub(crate) fn has_ended(status: &JobStatus) -> bool {
-    let mut conditions = status.conditions.iter().flatten();
-    conditions.any(|c| c.status == "True" && matches!(c.type_.as_str(), "Complete" | "Failed"))
 }
 
 fn cached_job(context: &Context, name: &str) -> Option<Arc<Job>> {
@@ -133,29 +128,6 @@ async fn all_jobs(context: &Context, run: &LakehouseRun) -> Result<Vec<JobView>>
     Ok(views)
 }
 
-pub(super) fn job_view(job: &Job) -> JobView {
-    let status = job.status.clone().unwrap_or_default();
-    let end = status.conditions.iter().flatten().filter(|c| c.status == "True").find_map(|c| match c.type_.as_str() {
-        "Complete" => Some(JobEnd::Complete),
-        "Failed" => Some(JobEnd::Failed { reason: c.reason.clone().unwrap_or_default(), message: c.message.clone().unwrap_or_default() }),
-        _ => None,
-    });
-    let counts = [status.active, status.ready, status.failed, status.succeeded, status.terminating];
-    let uncounted = status.uncounted_terminated_pods.unwrap_or_default();
-    let podless =
-        counts.iter().flatten().all(|count| *count == 0) && [uncounted.failed, uncounted.succeeded].iter().flatten().all(Vec::is_empty);
-    JobView {
-        name: job.name_any(),
-        version: Version { uid: job.uid().unwrap_or_default(), resource: job.resource_version().unwrap_or_default() },
-        created: job.metadata.creation_timestamp.as_ref().map(instant).unwrap_or_default(),
-        deleting: job.metadata.deletion_timestamp.is_some(),
-        ttl: job.spec.as_ref().and_then(|spec| spec.ttl_seconds_after_finished),
-        podless,
-        end,
-        pod: None,
-    }
-}
-
 /// The newest pod of a Job, and how far it is if that `is_due`.
 async fn newest_pod(context: &Context, job: &JobView, is_due: bool) -> Result<Option<PodView>> {
     let pods = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={}", job.name));
@@ -189,11 +161,6 @@ async fn newest_of(context: &Context, job: &JobView, parameters: &ListParams) ->
     Ok(pods.items.into_iter().max_by_key(|pod| (ended(pod), pod.metadata.creation_timestamp.as_ref().map(instant))))
 }
 
-/// Whether the container of a pod is so.
-fn state(pod: &Pod, is: impl Fn(&ContainerState) -> bool) -> bool {
-    container(pod).and_then(|container| container.state.as_ref()).is_some_and(is)
-}
-
 /// How far a pod is, from the end of its log. A service: a log that cannot be read is no fault of the run.
 async fn progress(context: &Context, pod: &str) -> Option<Position> {
     let parameters = LogParams { tail_lines: Some(LOG_LINES), ..LogParams::default() };
@@ -208,36 +175,5 @@ async fn progress(context: &Context, pod: &str) -> Option<Position> {
             tracing::debug!(pod, "its log does not come");
             None
         }
-    }
-}
-
-fn container(pod: &Pod) -> Option<&ContainerStatus> {
-    pod.status.as_ref()?.container_statuses.as_ref()?.first()
-}
-
-fn pod_view(pod: &Pod) -> PodView {
-    let status = pod.status.clone().unwrap_or_default();
-    let state = container(pod).and_then(|container| container.state.clone()).unwrap_or_default();
-    let pending = status.phase.as_deref().is_none_or(|phase| phase == "Pending") && state.running.is_none() && state.terminated.is_none();
-    let exit = state.terminated.map(|end| ContainerExit { code: end.exit_code, reason: end.reason, message: end.message });
-    // Reasons that pass by themselves within moments are no news.
-    let stuck = state.waiting.and_then(|waiting| {
-        let reason = waiting.reason.filter(|r| r != "ContainerCreating" && r != "PodInitializing")?;
-        Some((reason, waiting.message.unwrap_or_default()))
-    });
-    let condition = |type_: &str, value: &str| {
-        let found = status.conditions.iter().flatten().find(|c| c.type_ == type_ && c.status == value);
-        found.map(|c| (c.reason.clone().unwrap_or_default(), c.message.clone().unwrap_or_default()))
-    };
-    PodView {
-        created: pod.metadata.creation_timestamp.as_ref().map(instant).unwrap_or_default(),
-        image: pod.spec.as_ref().and_then(|spec| spec.containers.first()?.image.clone()).unwrap_or_default(),
-        disruption: condition("DisruptionTarget", "True"),
-        waiting: if exit.is_some() { None } else { stuck.or_else(|| condition("PodScheduled", "False")) },
-        reason: status.reason,
-        message: status.message,
-        pending,
-        exit,
-        progress: None,
     }
 }

@@ -17,7 +17,7 @@ use kube_runtime::reflector::ObjectRef;
 use lakehouse_api::LakehouseRun;
 use tokio::time::Instant;
 
-use super::{Context, jobs::has_ended};
+use super::{Context, views::has_ended};
 use crate::plan::{outcome::JobView, run::present_jobs};
 
 /// The last look at each run that waits for its Job, by UID.

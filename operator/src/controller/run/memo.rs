@@ -16,7 +16,7 @@ use lakehouse_api::{
 
 use super::{
     super::{Context, Error, Result},
-    jobs::job_view,
+    views::job_view,
 };
 use crate::{
     build, names,

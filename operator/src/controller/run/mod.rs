@@ -6,6 +6,7 @@ mod jobs;
 mod looks;
 mod memo;
 mod observe;
+mod views;
 
 use std::{sync::Arc, time::Duration};
 
