@@ -14,7 +14,7 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use tokio::{
-    sync::mpsc::{Receiver, Sender, channel},
+    sync::mpsc::{Receiver, Sender, channel, error::TrySendError},
     time::{Instant, timeout_at},
 };
 
@@ -63,8 +63,15 @@ impl Events {
             };
             let told = Told { event, about: object.object_ref(&()) };
             let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            if sender.as_ref().is_none_or(|sender| sender.try_send(told).is_err()) {
-                tracing::warn!(reason = note.reason, "event is left out: {WAITING} others wait to be published");
+            match sender.as_ref().map(|sender| sender.try_send(told)) {
+                Some(Ok(())) => {}
+                Some(Err(TrySendError::Full(_))) => {
+                    tracing::warn!(reason = note.reason, "event is left out: {WAITING} others wait to be published");
+                }
+                // Whoever leads next says what it does.
+                Some(Err(TrySendError::Closed(_))) | None => {
+                    tracing::info!(reason = note.reason, "event is left out: the process ends");
+                }
             }
         }
     }
