@@ -10,7 +10,7 @@ import pytest
 import yaml
 from documents import ROOT, lakehouse, pipeline, run
 from kubernetes import KubectlError, Kubernetes, condition
-from waiting import wait_until
+from support.waiting import wait_until
 
 REFUSED = sorted((ROOT / "deploy" / "refused").glob("*.yaml"))
 
