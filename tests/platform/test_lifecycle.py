@@ -136,7 +136,7 @@ def test_a_stage_that_the_kernel_kills_says_what_to_raise(kubernetes: Kubernetes
     ends = [pod["status"]["containerStatuses"][0]["state"]["terminated"] for pod in pods]
     assert [(end["reason"], end["exitCode"]) for end in ends] == [("OOMKilled", 137)] * 2
     commits = snapshots("beyond")
-    assert "gold.beyond_huge" not in commits
+    assert commits.get("gold.beyond_huge", 0) == 0, "the table may be there, and has nothing"
 
     # What it says helps.
     kubernetes.apply(limited("1Gi"), run("beyond-again", "beyond", DAY, stages=["gold"], retryOf="beyond-run"))
