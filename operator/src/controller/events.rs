@@ -63,15 +63,13 @@ impl Events {
             };
             let told = Told { event, about: object.object_ref(&()) };
             let sender = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match sender.as_ref().map(|sender| sender.try_send(told)) {
-                Some(Ok(())) => {}
-                Some(Err(TrySendError::Full(_))) => {
+            match sender.as_ref().map_or(Err(TrySendError::Closed(())), |sender| sender.try_reserve()) {
+                Ok(place) => place.send(told),
+                Err(TrySendError::Full(())) => {
                     tracing::warn!(reason = note.reason, "event is left out: {WAITING} others wait to be published");
                 }
                 // Whoever leads next says what it does.
-                Some(Err(TrySendError::Closed(_))) | None => {
-                    tracing::info!(reason = note.reason, "event is left out: the process ends");
-                }
+                Err(TrySendError::Closed(())) => tracing::info!(reason = note.reason, "event is left out: the process ends"),
             }
         }
     }
