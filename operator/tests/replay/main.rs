@@ -60,8 +60,7 @@ fn an_operator_that_crashes_after_any_write_ends_the_same() {
         let mut whole = start.clone();
         whole.settle();
         for crash in 0..=whole.writes {
-            let mut world = start.clone();
-            while world.writes < crash && world.step() {}
+            let mut world = start.after(crash);
             // While the operator is down, the cluster goes on: pods end, what may expire expires.
             world.now += TimeDelta::days(1);
             world.cluster_moves();
@@ -82,8 +81,7 @@ fn a_stale_observation_does_no_harm() {
         whole.settle();
         for stale in 0..=whole.writes {
             for delay in 1..4 {
-                let mut world = start.clone();
-                while world.writes < stale && world.step() {}
+                let mut world = start.after(stale);
                 let (run, observed) = (world.run.clone(), world.observed());
                 for _ in 0..delay {
                     world.step();
@@ -122,8 +120,7 @@ fn deleted_jobs_are_made_up_for() {
     let mut whole = start.clone();
     whole.settle();
     for moment in 0..=whole.writes {
-        let mut world = start.clone();
-        while world.writes < moment && world.step() {}
+        let mut world = start.after(moment);
         let recorded: Vec<Stage> = world.status().stages.iter().filter(|s| s.state == StageState::Succeeded).map(|s| s.name).collect();
         let made = world.made.clone();
         world.jobs.clear();
@@ -155,8 +152,7 @@ fn a_cancelled_run_stops_its_job_and_skips_the_rest() {
     let mut whole = start.clone();
     whole.settle();
     for moment in 0..whole.writes {
-        let mut world = start.clone();
-        while world.writes < moment && world.step() {}
+        let mut world = start.after(moment);
         if finished(&world.status()) {
             continue;
         }
@@ -176,8 +172,7 @@ fn a_suspended_run_goes_on_when_resumed() {
     let mut whole = start.clone();
     whole.settle();
     for moment in 0..whole.writes {
-        let mut world = start.clone();
-        while world.writes < moment && world.step() {}
+        let mut world = start.after(moment);
         world.run.spec = run("Suspended").spec;
         let before = world.made.len();
         for _ in 0..60 {

@@ -204,6 +204,13 @@ impl World {
         self.apply(&run, &observed)
     }
 
+    /// The world after this many writes, or at the end of all.
+    pub(crate) fn after(&self, writes: usize) -> Self {
+        let mut world = self.clone();
+        while world.writes < writes && world.step() {}
+        world
+    }
+
     /// Until nothing is to be done any more.
     pub(crate) fn settle(&mut self) {
         for _ in 0..400 {
