@@ -260,6 +260,9 @@ pub struct StaleIntervals {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub oldest: Vec<DateTime<Utc>>,
+    /// When the stage began to look; what was committed before that is in the count. Absent in what older releases said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_at: Option<DateTime<Utc>>,
 }
 
 fn is_zero(count: &i32) -> bool {

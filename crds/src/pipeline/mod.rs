@@ -162,13 +162,11 @@ pub struct ObservedSchedule {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StaleStatus {
-    /// How many there are, and the oldest.
+    /// How many there are, the oldest, and since when that is known.
     #[serde(flatten)]
     pub intervals: crate::run::StaleIntervals,
-    /// The run whose gold stage said so.
+    /// The run whose gold stage said so: of all, the one that looked last.
     pub run: String,
-    /// When that stage ended.
-    pub observed_at: DateTime<Utc>,
 }
 
 /// The newest run of a pipeline.

@@ -36,7 +36,7 @@ pub use lineage::{Lineage, LineageEndpoint, LineageSpec};
 pub use manifest::{BronzeManifest, BronzeObject, Retired, SourceManifest};
 pub use progress::{NoProgress, Progress};
 pub use report::{
-    ExpectationResult, MaintenanceReport, RuleKind, StageFuture, StageOutcome, StageReport, TableReport, Termination, Totals,
+    ExpectationResult, MaintenanceReport, RuleKind, StageFuture, StageOutcome, StageReport, Staleness, TableReport, Termination, Totals,
 };
 pub use resolve::{ResolveError, resolve};
 pub use spec::{

@@ -40,6 +40,9 @@ pub struct StageReport {
     pub inputs: Vec<String>,
     /// One entry per table (for ingest: per source), in the order of commits. On failure: those that were committed.
     pub tables: Vec<TableReport>,
+    /// What gold found stale afterwards; absent in reports of other stages, and where it could not be found out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staleness: Option<Staleness>,
     /// Why lineage events of the attempt did not get where they should; absent when they did, or none were asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lineage_fault: Option<String>,
@@ -73,6 +76,8 @@ pub struct StageOutcome {
     pub inputs: Vec<String>,
     /// See [`StageReport::tables`].
     pub tables: Vec<TableReport>,
+    /// See [`StageReport::staleness`].
+    pub staleness: Option<Staleness>,
     /// Absent: it succeeded.
     pub failure: Option<StageFailure>,
     /// Where the data came from and went; empty unless [`crate::StageSpec::lineage`] asks for it.
@@ -117,12 +122,20 @@ pub struct TableReport {
     /// Starts of the intervals that gold computed beside the run's own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refreshed: Vec<DateTime<Utc>>,
-    /// Starts of the intervals of a gold table whose inputs have changed since they were computed.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub stale: Vec<DateTime<Utc>>,
     /// What maintenance did; only in reports of that stage.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub maintenance: Option<MaintenanceReport>,
+}
+
+/// Which intervals of gold tables were computed from inputs that have changed since.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Staleness {
+    /// When the looking began: every commit before that was seen. Of runs side by side the one that looked last is right.
+    pub observed_at: DateTime<Utc>,
+    /// Starts of the intervals by table; tables without any are left out.
+    #[serde(default)]
+    pub tables: BTreeMap<String, Vec<DateTime<Utc>>>,
 }
 
 /// What maintenance did to a table, or to all of a stage's tables.
@@ -325,15 +338,14 @@ impl StageReport {
 }
 
 impl StageReport {
-    /// The intervals that are stale in any table; none in the report of another stage than gold, or of one that failed.
+    /// The intervals that are stale in any table; none where the stage did not look.
     pub fn stale(&self) -> Option<StaleIntervals> {
-        if self.stage != Stage::Gold || self.failure.is_some() {
-            return None;
-        }
-        let starts: BTreeSet<DateTime<Utc>> = self.tables.iter().flat_map(|table| table.stale.iter().copied()).collect();
+        let found = self.staleness.as_ref()?;
+        let starts: BTreeSet<DateTime<Utc>> = found.tables.values().flatten().copied().collect();
         Some(StaleIntervals {
             count: i64::try_from(starts.len()).unwrap_or(i64::MAX),
             oldest: starts.into_iter().take(STALE_NAMED).collect(),
+            observed_at: Some(found.observed_at),
         })
     }
 }
@@ -421,7 +433,11 @@ mod tests {
             failure: Some(ReportedFailure { reason: Reason::Internal, message: "ä\"".repeat(5_000), retryable: true }),
             totals: Totals::default(),
             maintenance: Some(MaintenanceReport::default()),
-            stale: Some(StaleIntervals { count: 10_000, oldest: vec![DateTime::default(); STALE_NAMED] }),
+            stale: Some(StaleIntervals {
+                count: 10_000,
+                oldest: vec![DateTime::default(); STALE_NAMED],
+                observed_at: Some(DateTime::default()),
+            }),
             tables: (0..200).map(|n| (format!("silver.table_{n}"), Some(n.to_string()), n)).collect(),
             report: Some("s3://silver/report.json".into()),
             report_digest: Some("00".repeat(32)),

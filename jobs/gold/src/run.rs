@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SubsecRound, Utc};
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use lakehouse_api::pipeline::{TableFormat as DefinedFormat, WriteMode as DefinedMode};
 use lakehouse_contract::{
-    Interval, Progress, Reason, Refresh, ResolvedGold, StageFailure, StageFuture, StageOutcome, StageSpec, TableRef, TableReport, Work,
-    digest_json,
+    Interval, Progress, Reason, Refresh, ResolvedGold, StageFailure, StageFuture, StageOutcome, StageSpec, Staleness, TableRef,
+    TableReport, Work, digest_json,
 };
 use lakehouse_quality::{Recorder, Rules, publish::StagedTable};
 use lakehouse_storage::Storage;
@@ -60,7 +60,12 @@ async fn work(
     let tables = Tables::connect(storage.clone(), catalog_uri).await.map_err(|error| table_failure(&error))?;
     let mut recorder = Recorder::new(spec);
     let made = make(spec, storage, &tables, definitions, *refresh, progress, &mut recorder, outcome).await;
-    recorder.conclude(made, &tables, table_failure).await
+    // A stage that failed half way may have changed what other intervals were computed from.
+    let looked = match made.is_ok() || !outcome.tables.is_empty() {
+        true => observe(&tables, definitions).await.map(|found| outcome.staleness = Some(found)),
+        false => Ok(()),
+    };
+    recorder.conclude(made.and(looked), &tables, table_failure).await
 }
 
 #[allow(clippy::too_many_arguments, reason = "the parts of a stage, each once")]
@@ -110,14 +115,16 @@ async fn make(
             engine.register(&model.table, provider).map_err(|error| sql_failure(&model.table, &error))?;
         }
     }
-    let names: Vec<TableRef> = models.iter().map(|model| model.table.clone()).collect();
-    for (table, stale) in crate::stale(tables, &names).await? {
-        let name = table.to_string();
-        if let Some(report) = outcome.tables.iter_mut().find(|report| report.name == name) {
-            report.stale = stale;
-        }
-    }
     Ok(())
+}
+
+/// What is stale in the tables of models now, as [`crate::stale`] finds it.
+async fn observe(tables: &Tables, definitions: &[ResolvedGold]) -> Result<Staleness, StageFailure> {
+    // The clock before the tables: whoever looks later has seen what was committed until then.
+    let observed_at = Utc::now().trunc_subsecs(6);
+    let names: Vec<TableRef> = definitions.iter().map(|definition| TableRef::new("gold", &definition.model.name)).collect();
+    let found = crate::stale(tables, &names).await?;
+    Ok(Staleness { observed_at, tables: found.into_iter().map(|(table, starts)| (table.to_string(), starts)).collect() })
 }
 
 /// Every table can become what its model gives, before the first one is changed.

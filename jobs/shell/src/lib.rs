@@ -81,6 +81,7 @@ where
         failure: outcome.failure.as_ref().map(Into::into),
         inputs: outcome.inputs,
         tables: outcome.tables,
+        staleness: outcome.staleness,
         lineage_fault: None,
         trace_id: Some(trace),
     };

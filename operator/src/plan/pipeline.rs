@@ -117,8 +117,9 @@ pub fn status<'a>(
             rows_written: state.rows_written,
         }
     });
-    if let Some(said) = runs.clone().filter_map(stale).max_by(|a, b| (a.observed_at, &a.run).cmp(&(b.observed_at, &b.run)))
-        && status.stale_intervals.as_ref().is_none_or(|known| known.observed_at <= said.observed_at)
+    if let Some(said) =
+        runs.clone().filter_map(stale).max_by(|a, b| (a.intervals.observed_at, &a.run).cmp(&(b.intervals.observed_at, &b.run)))
+        && status.stale_intervals.as_ref().is_none_or(|known| known.intervals.observed_at <= said.intervals.observed_at)
     {
         status.stale_intervals = Some(said);
     }
@@ -149,10 +150,14 @@ pub fn begins_soon<'a>(
     (youngest + UNTIL_BEGUN - now).to_std().ok().filter(|left| !left.is_zero())
 }
 
-/// What the gold stage of a run found stale when it ended.
+/// What the gold stage of a run found stale. Of runs side by side the one that looked last saw the commits of the others; which of them ended
+/// last says nothing.
 fn stale(run: &LakehouseRun) -> Option<StaleStatus> {
     let gold = run.status.as_ref()?.stages.iter().find(|stage| stage.name == Stage::Gold)?;
-    Some(StaleStatus { intervals: gold.stale.clone()?, run: run.metadata.name.clone()?, observed_at: gold.finished_at? })
+    let mut intervals = gold.stale.clone()?;
+    // Jobs of older releases do not say when they looked.
+    intervals.observed_at = Some(intervals.observed_at.or(gold.finished_at)?);
+    Some(StaleStatus { intervals, run: run.metadata.name.clone()? })
 }
 
 /// Whether a run brings no data: it says nothing of its interval.
@@ -307,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn the_gold_stage_that_ended_last_says_what_is_stale() {
+    fn the_gold_stage_that_looked_last_says_what_is_stale() {
         let now = at("2024-03-05T10:00:00Z");
         let gold = |name: &str, day: u32, ended: &str, stale: serde_json::Value| {
             let mut it = run(name, "2024-03-01T00:00:00Z", day, Some(("True", "Completed")));
@@ -329,6 +334,11 @@ mod tests {
         assert_eq!(found(&it, &[]).stale_intervals, Some(said), "runs may be deleted");
         runs.push(gold("d", 4, "2024-03-01T14:00:00Z", json!({"count": 0})));
         assert_eq!(found(&it, &runs).stale_intervals.map(|said| (said.run, said.intervals.count)), Some(("d".to_owned(), 0)));
+        // Two that ended in the same second: the one that looked first cannot have seen what the other committed.
+        let one = json!({"count": 1, "oldest": ["2024-01-04T00:00:00Z"], "observedAt": "2024-03-01T14:59:58.300001Z"});
+        let none = json!({"count": 0, "observedAt": "2024-03-01T14:59:58.300000Z"});
+        runs.extend([gold("e", 4, "2024-03-01T15:00:00Z", one), gold("f", 4, "2024-03-01T15:00:00Z", none)]);
+        assert_eq!(found(&it, &runs).stale_intervals.map(|said| (said.run, said.intervals.count)), Some(("e".to_owned(), 1)));
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! Stale intervals and full refresh: what is computed again, what is left, and what the report says.
 
 use crate::support::{Lake, day, model};
-use lakehouse_api::pipeline::GoldModel;
-use lakehouse_contract::{Refresh, StageOutcome};
+use lakehouse_api::pipeline::{GoldModel, TableFormat};
+use lakehouse_contract::{Refresh, StageOutcome, TableRef};
+use std::collections::BTreeMap;
 
 const ONE: i128 = 10_000_000_000_000_000;
 
@@ -18,6 +19,11 @@ fn change() -> GoldModel {
     GoldModel { lookback: 1, ..model("change", sql) }
 }
 
+fn in_format(mut model: GoldModel, format: TableFormat) -> GoldModel {
+    model.table.format = format;
+    model
+}
+
 /// What `rolling` holds: `day of January: price`.
 async fn rolled(lake: &Lake) -> Vec<String> {
     lake.rows("SELECT date_part('day', day), CAST(price AS bigint) FROM gold.rolling ORDER BY day").await
@@ -29,7 +35,11 @@ fn days(starts: &[chrono::DateTime<chrono::Utc>]) -> Vec<u32> {
 }
 
 fn stale(outcome: &StageOutcome, table: &str) -> Vec<u32> {
-    days(&outcome.tables.iter().find(|report| report.name == table).unwrap().stale)
+    days(outcome.staleness.as_ref().unwrap().tables.get(table).map_or(&[], Vec::as_slice))
+}
+
+fn nothing_is_stale(outcome: &StageOutcome) -> bool {
+    outcome.staleness.as_ref().unwrap().tables.is_empty()
 }
 
 fn refreshed(outcome: &StageOutcome, table: &str) -> Vec<u32> {
@@ -43,7 +53,7 @@ async fn four_days() -> Lake {
         lake.prices(day(number), &[("a", i128::from(number) * ONE)]).await;
         let outcome = lake.run(&format!("r{number}"), day(number), vec![change(), rolling()]).await;
         assert_eq!(outcome.failure, None);
-        assert!(outcome.tables.iter().all(|table| table.stale.is_empty()), "{outcome:?}");
+        assert!(nothing_is_stale(&outcome), "{outcome:?}");
     }
     lake
 }
@@ -61,7 +71,7 @@ async fn a_day_that_runs_again_makes_the_days_that_look_back_at_it_stale_until_t
     assert_eq!(refresh.failure, None);
     assert_eq!(refreshed(&refresh, "gold.rolling"), [] as [u32; 0], "day 3 is the run's own");
     assert_eq!(refreshed(&refresh, "gold.change"), [4]);
-    assert!(refresh.tables.iter().all(|table| table.stale.is_empty()), "{refresh:?}");
+    assert!(nothing_is_stale(&refresh), "{refresh:?}");
     assert_eq!(rolled(&lake).await, ["1|1", "2|21", "3|23", "4|7"]);
     assert_eq!(
         lake.rows("SELECT date_part('day', day), CAST(change AS bigint) FROM gold.change ORDER BY day").await,
@@ -93,6 +103,48 @@ async fn a_day_that_was_computed_while_its_input_changed_is_stale_at_once() {
     let second = lake.run("r", day(2), vec![rolling()]).await;
     assert_eq!(rolled(&lake).await, ["2|3"], "the pins hold");
     assert_eq!(stale(&second, "gold.rolling"), [2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_days_side_by_side_the_one_that_looked_last_says_what_is_stale() {
+    for format in [TableFormat::Iceberg, TableFormat::Delta] {
+        let models = || [rolling(), change()].map(|model| in_format(model, format)).to_vec();
+        let lake = Lake::new();
+        let mut counts = Vec::new();
+        for first in [1, 3, 5, 7, 9, 11, 13, 15] {
+            for number in [first, first + 1] {
+                lake.prices(day(number), &[("a", i128::from(number) * ONE)]).await;
+            }
+            let (late, early) = (format!("r{}", first + 1), format!("r{first}"));
+            let runs = tokio::join!(lake.run(&late, day(first + 1), models()), lake.run(&early, day(first), models()));
+            let said = [runs.0, runs.1].map(|outcome| {
+                assert_eq!(outcome.failure, None);
+                outcome.staleness.unwrap()
+            });
+            let last = said.iter().max_by_key(|found| found.observed_at).unwrap();
+            let names = [TableRef::new("gold", "rolling"), TableRef::new("gold", "change")];
+            let truth = lakehouse_gold::stale(&lake.tables().await, &names).await.unwrap();
+            let truth: BTreeMap<String, Vec<_>> = truth.into_iter().map(|(table, starts)| (table.to_string(), starts)).collect();
+            assert_eq!(last.tables, truth, "{format:?}, days {first} and {}: {said:?}", first + 1);
+            counts.push(truth.len());
+        }
+        let all = lake.refresh("all", day(16), models(), Some(Refresh::Stale)).await;
+        assert!(nothing_is_stale(&all), "{format:?}: {all:?}");
+        let rolled = rolled(&lake).await;
+        let expected: Vec<String> = (1..=16).map(|number| format!("{number}|{}", if number == 1 { 1 } else { 2 * number - 1 })).collect();
+        assert_eq!(rolled, expected, "{format:?}: stale in {counts:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_that_fails_half_way_says_what_its_commits_made_stale() {
+    let lake = four_days().await;
+    lake.prices(day(2), &[("a", 20 * ONE)]).await;
+    let sql = "SELECT $start AS day, CAST(CAST(price AS string) || 'x' AS bigint) AS price FROM gold.rolling WHERE day = $start";
+    let outcome = lake.run("again", day(2), vec![rolling(), model("broken", sql)]).await;
+    assert!(outcome.failure.is_some());
+    assert_eq!(outcome.tables.iter().map(|table| table.name.as_str()).collect::<Vec<_>>(), ["gold.rolling"]);
+    assert_eq!(stale(&outcome, "gold.rolling"), [3]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
