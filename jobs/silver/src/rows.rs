@@ -1,5 +1,7 @@
 //! Rows of one unit while they are built: values in, columns out, faults on the side.
 
+mod block;
+
 use arrow::{
     array::{ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray},
     compute::{and, filter_record_batch},
@@ -8,6 +10,8 @@ use arrow::{
 use lakehouse_api::pipeline::{CastError, TimeUnit};
 use lakehouse_contract::{Reason, StageFailure};
 
+use self::block::Faulty;
+pub(crate) use self::block::{Block, Values};
 use crate::{
     cast::{Appended, ColumnBuilder},
     json::value::{Value, Zone, shorten},
@@ -46,46 +50,47 @@ impl<'p> RowBuilder<'p> {
         }
     }
 
-    /// Adds the next record as a row, with the object of its fields that no column takes; it is quarantined when a value does not fit.
+    /// Adds the next records as rows, column by column; `document` and `unknown` are those of all of them. Values with a value that does not fit
+    /// are quarantined.
     ///
     /// # Errors
     /// `CastFailed` when the column says `onError: fail`.
-    #[inline]
-    pub(crate) fn push(&mut self, record: &[Value<'_>], document: &[Value<'_>], unknown: Value<'_>) -> Result<(), StageFailure> {
-        let ordinal = self.read as u32;
-        let mut refused = None;
+    pub(crate) fn push(&mut self, records: Values<'_, '_>, document: &[Value<'_>], unknown: Value<'_>) -> Result<(), StageFailure> {
+        let (first, count) = (self.read as u32, records.count());
+        let mut faulty = Faulty::default();
         for (index, builder) in self.builders.iter_mut().enumerate() {
             let column = &self.plan.columns[index];
+            let mut tell = |row: usize, value, appended| match appended {
+                Ok(Appended::Value) => {}
+                Ok(Appended::Null) if !column.required => {}
+                Ok(Appended::Null) => faulty.add(row, index, value, None),
+                Err(_) if column.on_error == CastError::Null && !column.required => {}
+                Err(fault) => faulty.add(row, index, value, Some(fault)),
+            };
             let value = match column.origin {
-                Origin::Record(slot) => record[slot],
+                Origin::Record(slot) => {
+                    builder.extend(records.column(slot), tell);
+                    continue;
+                }
+                Origin::Position => {
+                    // The number has to live as text for the cast: positions are rare columns.
+                    for row in 0..count {
+                        let text = (self.unit.first_position + u64::from(first) + row as u64).to_string();
+                        tell(row, Value::Missing, builder.append(Value::Number(&text)));
+                    }
+                    continue;
+                }
                 Origin::Document(slot) => document[slot],
                 Origin::Unknown => unknown,
                 Origin::IntervalStart => instant(self.facts.interval_start),
                 Origin::IntervalEnd => instant(self.facts.interval_end),
                 Origin::CapturedAt => instant(self.unit.captured_at.timestamp_micros()),
                 Origin::Object => Value::Text(&self.unit.object),
-                Origin::Position => {
-                    // The number has to live as text for the cast: positions are rare columns.
-                    let text = (self.unit.first_position + u64::from(ordinal)).to_string();
-                    if let Err(fault) = builder.append(Value::Number(&text)) {
-                        refused.get_or_insert((index, Value::Missing, Some(fault)));
-                    }
-                    continue;
-                }
             };
-            match builder.append(value) {
-                Ok(Appended::Value) => {}
-                Ok(Appended::Null) if !column.required => {}
-                Ok(Appended::Null) => {
-                    refused.get_or_insert((index, value, None));
-                }
-                Err(_) if column.on_error == CastError::Null && !column.required => {}
-                Err(fault) => {
-                    refused.get_or_insert((index, value, Some(fault)));
-                }
-            }
+            builder.extend(std::iter::repeat_n(value, count), tell);
         }
-        if let Some((index, value, fault)) = refused {
+        for (row, index, value, fault) in faulty.in_order() {
+            let ordinal = first + row as u32;
             let column = &self.plan.columns[index];
             let refused = match fault {
                 None => Refused {
@@ -103,11 +108,11 @@ impl<'p> RowBuilder<'p> {
                     format!("{}: object {}, record {}: {}", self.plan.table, self.unit.object, self.position(ordinal), refused.reason),
                 ));
             }
-            self.refused_rows.push(self.ordinals.len());
+            self.refused_rows.push(self.ordinals.len() + row);
             self.quarantined.push((ordinal, refused));
         }
-        self.ordinals.push(ordinal);
-        self.read += 1;
+        self.ordinals.extend(first..first + count as u32);
+        self.read += count as u64;
         Ok(())
     }
 
@@ -205,9 +210,9 @@ pub(crate) struct Rows {
     pub(crate) keep: Option<BooleanArray>,
     /// Per row: the record's number within the unit.
     pub(crate) ordinals: Vec<u32>,
-    /// Records that were read.
+    /// Values that were read.
     pub(crate) read: u64,
-    /// Records that went aside.
+    /// Values that went aside.
     pub(crate) quarantined: Vec<Quarantined>,
 }
 

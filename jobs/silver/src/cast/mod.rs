@@ -133,14 +133,51 @@ impl ColumnBuilder {
         }
     }
 
-    /// Appends a value, or null together with a fault.
-    #[inline]
-    pub(crate) fn append(&mut self, value: Value<'_>) -> Result<Appended, Fault> {
-        // What most values are.
-        if let (Cells::String(builder), Value::Text(text)) = (&mut self.cells, value) {
-            builder.append_value(text);
-            return Ok(Appended::Value);
+    /// Appends values as [`Self::append`] does, one after the other, and tells what became of each that is not a plain value: its number, the
+    /// value, and the outcome.
+    ///
+    /// What kind of column it is, is asked once for all plain values up to the next other one.
+    pub(crate) fn extend<'v>(
+        &mut self,
+        values: impl Iterator<Item = Value<'v>>,
+        mut tell: impl FnMut(usize, Value<'v>, Result<Appended, Fault>),
+    ) {
+        let (unit, mut values) = (self.unit, values.enumerate());
+        // Takes all values that become `Some` and gives the first one that does not.
+        macro_rules! plain {
+            ($builder:ident, $value:ident => $cast:expr) => {
+                values.find(|&(_, $value)| match $cast {
+                    Some(cast) => {
+                        $builder.append_value(cast);
+                        false
+                    }
+                    None => true,
+                })
+            };
         }
+        loop {
+            let other = match &mut self.cells {
+                Cells::String(builder) => plain!(builder, value => value.plain_text()),
+                Cells::Json(_) | Cells::Boolean(_) => values.next(),
+                Cells::Int(builder) => plain!(builder, value => int(value).ok()),
+                Cells::Long(builder) => plain!(builder, value => long(value).ok()),
+                Cells::Float(builder) => plain!(builder, value => float(value).ok()),
+                Cells::Double(builder) => plain!(builder, value => double(value).ok()),
+                Cells::Decimal(builder, scale, limit) => plain!(builder, value => decimal(value, *scale, *limit).ok()),
+                Cells::Date(builder) => plain!(builder, value => date(value, unit).ok()),
+                Cells::Timestamp(builder) => plain!(builder, value => timestamp(value, unit).ok()),
+                Cells::Timestamptz(builder) => plain!(builder, value => timestamptz(value, unit).ok()),
+            };
+            let Some((number, value)) = other else { return };
+            match self.append(value) {
+                Ok(Appended::Value) => {}
+                outcome => tell(number, value, outcome),
+            }
+        }
+    }
+
+    /// Appends a value, or null together with a fault.
+    pub(crate) fn append(&mut self, value: Value<'_>) -> Result<Appended, Fault> {
         match value {
             Value::Missing | Value::Null => {
                 self.append_null();
@@ -173,7 +210,6 @@ impl ColumnBuilder {
         }
     }
 
-    #[inline]
     fn settle(&mut self, appended: Result<(), Fault>) -> Result<Appended, Fault> {
         match appended {
             Ok(()) => Ok(Appended::Value),
@@ -199,7 +235,6 @@ impl ColumnBuilder {
     }
 
     /// Appends a present value without escapes; appends nothing when it is at fault.
-    #[inline]
     fn typed(&mut self, value: Value<'_>) -> Result<(), Fault> {
         let unit = self.unit;
         match &mut self.cells {
@@ -211,17 +246,11 @@ impl ColumnBuilder {
                 Value::Text("false") => false,
                 _ => return Err(Fault("is not a boolean")),
             }),
-            Cells::Int(builder) => builder.append_value(i32::try_from(scaled(numeric(value)?, 0)?).map_err(|_| NumberFault::Overflow)?),
-            Cells::Long(builder) => builder.append_value(i64::try_from(scaled(numeric(value)?, 0)?).map_err(|_| NumberFault::Overflow)?),
-            Cells::Float(builder) => builder.append_value(number::float(numeric(value)?)?),
-            Cells::Double(builder) => builder.append_value(number::double(numeric(value)?)?),
-            Cells::Decimal(builder, scale, limit) => {
-                let unscaled = scaled(numeric(value)?, *scale)?;
-                if unscaled <= -*limit || unscaled >= *limit {
-                    return Err(NumberFault::Overflow.into());
-                }
-                builder.append_value(unscaled);
-            }
+            Cells::Int(builder) => builder.append_value(int(value)?),
+            Cells::Long(builder) => builder.append_value(long(value)?),
+            Cells::Float(builder) => builder.append_value(float(value)?),
+            Cells::Double(builder) => builder.append_value(double(value)?),
+            Cells::Decimal(builder, scale, limit) => builder.append_value(decimal(value, *scale, *limit)?),
             Cells::Date(builder) => builder.append_value(date(value, unit)?),
             Cells::Timestamp(builder) => builder.append_value(timestamp(value, unit)?),
             Cells::Timestamptz(builder) => builder.append_value(timestamptz(value, unit)?),
@@ -240,6 +269,32 @@ fn numeric(value: Value<'_>) -> Result<&str, Fault> {
 }
 
 #[inline]
+fn int(value: Value<'_>) -> Result<i32, Fault> {
+    Ok(i32::try_from(scaled(numeric(value)?, 0)?).map_err(|_| NumberFault::Overflow)?)
+}
+
+#[inline]
+fn long(value: Value<'_>) -> Result<i64, Fault> {
+    Ok(i64::try_from(scaled(numeric(value)?, 0)?).map_err(|_| NumberFault::Overflow)?)
+}
+
+#[inline]
+fn float(value: Value<'_>) -> Result<f32, Fault> {
+    Ok(number::float(numeric(value)?)?)
+}
+
+#[inline]
+fn double(value: Value<'_>) -> Result<f64, Fault> {
+    Ok(number::double(numeric(value)?)?)
+}
+
+/// The value × 10^`scale`, which has to be nearer to zero than `limit`.
+#[inline]
+fn decimal(value: Value<'_>, scale: i32, limit: i128) -> Result<i128, Fault> {
+    let unscaled = scaled(numeric(value)?, scale)?;
+    if unscaled <= -limit || unscaled >= limit { Err(NumberFault::Overflow.into()) } else { Ok(unscaled) }
+}
+
 fn string(value: Value<'_>, builder: &mut StringBuilder) -> Result<(), Fault> {
     match value {
         Value::Text(text) | Value::Number(text) => builder.append_value(text),

@@ -8,7 +8,7 @@ use lakehouse_contract::StageFailure;
 use super::{Raw, malformed, raw_ranges, unknown::Collector, whole_unit};
 use crate::{
     json::{pointer, value::Value},
-    rows::{RowBuilder, Rows},
+    rows::{RowBuilder, Rows, Values},
     schema::TablePlan,
     unit::{RunFacts, Unit},
 };
@@ -55,7 +55,7 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
                     *slot = field.map_or(Value::Missing, |field| values[field]);
                 }
                 let unknown = unknown.of_fields(&unknown_names, |field| text(values[field]), &builder)?;
-                builder.push(&slots, &[], unknown)?;
+                builder.push(Values::one(&slots), &[], unknown)?;
             }
         }
     }

@@ -6,7 +6,7 @@ use super::{Raw, malformed, not_an_object, raw_ranges, unknown::Collector, whole
 use crate::{
     json::{elements, record::Reader, value::Value},
     pages::RECORDS,
-    rows::{RowBuilder, Rows},
+    rows::{RowBuilder, Rows, Values},
     schema::TablePlan,
     unit::{RunFacts, Unit},
 };
@@ -61,7 +61,7 @@ fn rows<'u>(
             Ok(()) if !record.starts_with('{') => builder.refuse(not_an_object()),
             Ok(()) => {
                 let unknown = unknown.of_record(&reader, record, &builder)?;
-                builder.push(&slots, document, unknown)?;
+                builder.push(Values::one(&slots), document, unknown)?;
             }
         }
     }

@@ -5,7 +5,7 @@ use lakehouse_contract::StageFailure;
 use super::{Raw, malformed, not_an_object, raw_ranges, unknown::Collector};
 use crate::{
     json::value::Value,
-    rows::{RowBuilder, Rows},
+    rows::{Block, RowBuilder, Rows},
     schema::TablePlan,
     unit::{EXCERPT, Refused, RunFacts, Unit, line, too_long},
 };
@@ -18,7 +18,7 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
     let mut builder = RowBuilder::new(plan, unit, facts, bytes.len() / LINE + 1);
     let mut unknown = Collector::new(plan.unknown);
     let mut reader = unknown.reader(&plan.record);
-    let mut slots = vec![Value::Missing; plan.record.len()];
+    let mut block = Block::new(plan.record.len());
     let mut ranges = Vec::with_capacity(bytes.len() / LINE + 1);
     // Checked once as a whole; only when that fails is every line checked by itself.
     let whole = simdutf8::basic::from_utf8(bytes).ok();
@@ -26,17 +26,19 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
     loop {
         // Most records are like the one before: these are read before anybody looks for the end of their line.
         let usual = whole.and_then(|text| {
-            let end = reader.usual(text, at, &mut slots)?;
+            let end = reader.usual(text, at, block.next())?;
             let next = next_line(bytes, end)?;
-            ((next - 1 - at) as u64 <= plan.max_record_bytes).then_some((text, end, next))
+            ((next - 1 - at) as u64 <= plan.max_record_bytes).then_some((end, next))
         });
-        if let Some((text, end, next)) = usual {
+        if let Some((end, next)) = usual {
             ranges.push((at, end));
-            let unknown = unknown.of_record(&reader, &text[at..end], &builder)?;
-            builder.push(&slots, &[], unknown)?;
+            if block.keep() {
+                builder.push(block.take(), &[], Value::Missing)?;
+            }
             at = next;
             continue;
         }
+        builder.push(block.take(), &[], Value::Missing)?;
         let Some((start, end)) = line(bytes, at) else { break };
         at = end + 1;
         if (end - start) as u64 > plan.max_record_bytes {
@@ -54,12 +56,13 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
             builder.refuse(malformed("the line is not valid UTF-8"));
             continue;
         };
-        match reader.read(line, &mut slots) {
+        match reader.read(line, block.next()) {
             Err(fault) => builder.refuse(malformed(fault)),
             Ok(()) if !line.trim_start().starts_with('{') => builder.refuse(not_an_object()),
             Ok(()) => {
                 let unknown = unknown.of_record(&reader, line, &builder)?;
-                builder.push(&slots, &[], unknown)?;
+                block.keep();
+                builder.push(block.take(), &[], unknown)?;
             }
         }
     }

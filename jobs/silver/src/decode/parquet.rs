@@ -22,7 +22,7 @@ use crate::{
         pointer,
         value::{Value, Zone},
     },
-    rows::{RowBuilder, Rows},
+    rows::{RowBuilder, Rows, Values},
     schema::{TablePlan, Unknown},
     unit::{RunFacts, Unit},
 };
@@ -54,7 +54,7 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
         for row in 0..batch.num_rows() {
             let slots: Vec<Value<'_>> = columns.iter().map(|column| column.value(row)).collect();
             let unknown = others.of_row(row, &mut unknown, &builder)?;
-            builder.push(&slots, &[], unknown)?;
+            builder.push(Values::one(&slots), &[], unknown)?;
         }
     }
     let raw: Raw<'u> = Box::new(move |ordinal| json_of(&batches, ordinal as usize));

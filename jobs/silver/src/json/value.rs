@@ -58,7 +58,16 @@ pub(crate) fn shorten(text: &str) -> String {
     }
 }
 
-impl Value<'_> {
+impl<'a> Value<'a> {
+    /// The text of a value that is one without escapes.
+    #[inline]
+    pub(crate) fn plain_text(self) -> Option<&'a str> {
+        match self {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
     /// The value as a message shows it, at most 80 characters.
     pub(crate) fn shown(&self) -> String {
         match self {
