@@ -38,6 +38,11 @@ impl Model {
     }
 }
 
+/// The table of a model.
+pub(crate) fn table_of(definition: &ResolvedGold) -> TableRef {
+    TableRef::new("gold", &definition.model.name)
+}
+
 /// The models in an order in which each comes after those it reads or refers to; otherwise the order of the definition.
 ///
 /// # Errors
@@ -45,7 +50,7 @@ impl Model {
 pub(crate) fn ordered(engine: &Engine, definitions: &[ResolvedGold]) -> Result<Vec<Model>, StageFailure> {
     let mut waiting = Vec::with_capacity(definitions.len());
     for definition in definitions {
-        let table = TableRef::new("gold", &definition.model.name);
+        let table = table_of(definition);
         let query = engine.parse(&definition.model.sql).map_err(|error| sql_failure(&table, &error))?;
         if !query.is_select() || query.reads_information() {
             let message = "a model is a SELECT from tables of the namespaces silver and gold".to_owned();

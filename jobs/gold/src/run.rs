@@ -21,7 +21,7 @@ use crate::{
     Engine, SqlError,
     failure::{sql_failure, table_failure},
     inputs::Inputs,
-    models::{Model, ordered, plan, plan_all},
+    models::{Model, ordered, plan, plan_all, table_of},
     pins::{Pins, pin},
     rules::{self, Judge},
     targets::{Targets, span},
@@ -122,7 +122,7 @@ async fn make(
 async fn observe(tables: &Tables, definitions: &[ResolvedGold]) -> Result<Staleness, StageFailure> {
     // The clock before the tables: whoever looks later has seen what was committed until then.
     let observed_at = Utc::now().trunc_subsecs(6);
-    let names: Vec<TableRef> = definitions.iter().map(|definition| TableRef::new("gold", &definition.model.name)).collect();
+    let names: Vec<TableRef> = definitions.iter().map(table_of).collect();
     let found = crate::stale(tables, &names).await?;
     Ok(Staleness { observed_at, tables: found.into_iter().map(|(table, starts)| (table.to_string(), starts)).collect() })
 }

@@ -136,8 +136,8 @@ impl StorageError {
     }
 }
 
-/// The whole chain of causes as one line, each part once.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+/// The whole chain of causes, each part once.
+pub fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -16,7 +16,7 @@ mod writer;
 
 pub use catalog::{CatalogDb, Dialect, redact_uri};
 pub use credentials::Credentials;
-pub use error::StorageError;
+pub use error::{StorageError, chain};
 pub use layer::{Layer, LayerStore, ObjectEntry, PutOutcome};
 pub use leases::{Lease, LeaseOptions};
 pub use storage::{Bucket, S3Options, Storage};

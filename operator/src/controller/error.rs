@@ -38,7 +38,8 @@ impl Error {
         move |source| {
             let said = match &source {
                 kube::Error::Api(status) => status.message.clone(),
-                other => chain(other),
+                // Most errors of the client say only that there is a cause.
+                other => lakehouse_storage::chain(other).replace('\n', " "),
             };
             Self::Api { operation, name, said, source: Box::new(source) }
         }
@@ -83,17 +84,6 @@ impl Classed for Error {
             Some(_) => "Other",
         }
     }
-}
-
-/// An error with its causes, on one line. Most errors of the client say only that there is a cause.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut said = error.to_string();
-    for cause in std::iter::successors(error.source(), |error| error.source()).map(ToString::to_string) {
-        if !said.contains(&cause) {
-            said = format!("{said}: {cause}");
-        }
-    }
-    said.replace('\n', " ")
 }
 
 /// What follows an error: the object is looked at again, at once where it had only changed meanwhile.

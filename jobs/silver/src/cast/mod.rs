@@ -169,10 +169,7 @@ impl ColumnBuilder {
                 Cells::Timestamptz(builder) => plain!(builder, value => timestamptz(value, unit).ok()),
             };
             let Some((number, value)) = other else { return };
-            match self.append(value) {
-                Ok(Appended::Value) => {}
-                outcome => tell(number, value, outcome),
-            }
+            tell(number, value, self.append(value));
         }
     }
 

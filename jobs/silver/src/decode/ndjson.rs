@@ -32,6 +32,7 @@ pub(super) fn decode<'u>(plan: &'u TablePlan, unit: &'u Unit, facts: RunFacts) -
         });
         if let Some((end, next)) = usual {
             ranges.push((at, end));
+            // It has no field beside those that are remembered, so none that no column takes.
             if block.keep() {
                 builder.push(block.take(), &[], Value::Missing)?;
             }
