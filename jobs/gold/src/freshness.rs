@@ -1,16 +1,16 @@
 //! What a model's rows were computed from, and whether that is still what the inputs hold.
 //!
 //! With every commit a model's table keeps its [`Origin`]: per input a digest of the commits that the input had for the intervals which the
-//! model may read (from `$readStart` to `$end`). An interval is stale when one of these digests is another one now. So nothing has to be marked
-//! when an earlier interval is run again, nothing can be forgotten by a crash in between, and an interval that was computed while another
-//! one was being written is found out as well.
+//! model may read: from `$readStart` to `$end`, or all of them when its table is overwritten as a whole. An interval is stale when one of these
+//! digests is another one now. So nothing has to be marked when an earlier interval is run again, nothing can be forgotten by a crash in
+//! between, and an interval that was computed while another one was being written is found out as well.
 //!
 //! What counts of a commit is its version: of a silver table the token, which says input and definition; of a model the digest of its
 //! definition and of its own inputs. A model that is computed again from the same input keeps its version, and those that read it stay fresh.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeZone, Utc};
 use lakehouse_contract::{Interval, IntervalGrain, StageFailure, TableRef, digest_json};
 use lakehouse_tables::{IntervalCommit, Origin, Tables};
 use serde::{Deserialize, Serialize};
@@ -72,7 +72,10 @@ impl Ledgers {
 
     /// What `model`, which is that of `interval`, reads now.
     pub(crate) fn origin(&self, model: &Model, interval: &Interval) -> Origin {
-        let (from, until) = (model.definition.read_start, interval.end);
+        let (from, until) = match model.overwrites() {
+            true => ever(),
+            false => (model.definition.read_start, interval.end),
+        };
         let inputs = model.query.tables().iter().map(|table| table.to_string());
         Origin {
             definition: short(model.definition.definition_digest.clone()),
@@ -82,11 +85,17 @@ impl Ledgers {
         }
     }
 
-    /// Starts of the intervals of `table` whose inputs have changed since. Of a table that is replaced as a whole, its newest interval counts.
-    pub(crate) fn stale(&self, table: &TableRef) -> Vec<DateTime<Utc>> {
+    /// Start of the newest interval of `table` that has begun by `now`: one that a run computed ahead of its time does not hold the table.
+    pub(crate) fn newest(&self, table: &TableRef, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        self.0.get(&table.to_string())?.range(..=now).next_back().map(|(start, _)| *start)
+    }
+
+    /// Starts of the intervals of `table` whose inputs have changed since they were computed. A table that is overwritten as a whole has the rows
+    /// of its newest interval only.
+    pub(crate) fn stale(&self, table: &TableRef, now: DateTime<Utc>) -> Vec<DateTime<Utc>> {
         let Some(ledger) = self.0.get(&table.to_string()) else { return Vec::new() };
-        let newest = ledger.keys().next_back();
-        let counts = |start: &DateTime<Utc>, known: &Known| !known.overwrote || Some(start) == newest;
+        let newest = self.newest(table, now);
+        let counts = |start: &DateTime<Utc>, known: &Known| !known.overwrote || Some(*start) == newest;
         let changed = |origin: &Origin| {
             let mut inputs = origin.inputs.iter();
             inputs.any(|(table, digest)| self.window(table, origin.from, origin.until) != *digest)
@@ -105,6 +114,12 @@ impl Ledgers {
 /// The interval that begins at `start`; none when no interval of `grain` does.
 pub(crate) fn beginning(grain: IntervalGrain, start: DateTime<Utc>) -> Option<Interval> {
     Some(Interval::containing(grain, start)).filter(|interval| interval.start == start)
+}
+
+/// All that intervals can lie between, see [`Interval::parse`].
+fn ever() -> (DateTime<Utc>, DateTime<Utc>) {
+    let instant = |year, month, day| Utc.with_ymd_and_hms(year, month, day, 0, 0, 0).single().unwrap_or_default();
+    (instant(0, 1, 1), instant(9999, 12, 31))
 }
 
 /// The version of rows with this origin.
@@ -137,11 +152,12 @@ pub async fn stale(tables: &Tables, models: &[TableRef]) -> Result<BTreeMap<Tabl
         }
     }
     let mut found: BTreeMap<TableRef, Vec<DateTime<Utc>>> = BTreeMap::new();
+    let now = Utc::now();
     // What a stale interval will become is not known: whatever was computed from it is stale too.
     loop {
         let mut more = false;
         for model in models {
-            let stale = ledgers.stale(model);
+            let stale = ledgers.stale(model, now);
             if let Some(ledger) = ledgers.0.get_mut(&model.to_string()) {
                 for start in &stale {
                     if let Some(known) = ledger.get_mut(start) {
@@ -192,30 +208,31 @@ mod tests {
     #[test]
     fn a_changed_day_makes_itself_and_the_days_that_look_back_at_it_stale() {
         let (mut ledgers, model) = four_days(false);
-        assert!(ledgers.stale(&model).is_empty());
+        assert!(ledgers.stale(&model, at(9)).is_empty());
         ledgers.enter(&TableRef::new("silver", "s"), at(3), silver("other input"));
-        assert_eq!(ledgers.stale(&model), [at(3), at(4)]);
+        assert_eq!(ledgers.stale(&model, at(9)), [at(3), at(4)]);
         let known = computed(&ledgers, 3, false);
         ledgers.enter(&model, at(3), known);
-        assert_eq!(ledgers.stale(&model), [at(4)]);
+        assert_eq!(ledgers.stale(&model, at(9)), [at(4)]);
         ledgers.enter(&TableRef::new("silver", "s"), at(3), silver("token 3"));
-        assert_eq!(ledgers.stale(&model), [at(3)], "day 4 has again what it was computed from");
+        assert_eq!(ledgers.stale(&model, at(9)), [at(3)], "day 4 has again what it was computed from");
     }
 
     #[test]
     fn a_day_that_comes_late_is_a_change() {
         let (mut ledgers, model) = four_days(false);
         ledgers.enter(&TableRef::new("silver", "s"), at(1), silver("late"));
-        assert_eq!(ledgers.stale(&model), [at(2)]);
+        assert_eq!(ledgers.stale(&model, at(9)), [at(2)]);
     }
 
     #[test]
-    fn of_a_table_that_is_replaced_only_the_newest_interval_counts() {
+    fn of_a_table_that_is_overwritten_only_the_newest_interval_counts_that_has_begun() {
         let (mut ledgers, model) = four_days(true);
         ledgers.enter(&TableRef::new("silver", "s"), at(2), silver("other input"));
-        assert!(ledgers.stale(&model).is_empty());
+        assert!(ledgers.stale(&model, at(9)).is_empty());
         ledgers.enter(&TableRef::new("silver", "s"), at(4), silver("other input"));
-        assert_eq!(ledgers.stale(&model), [at(5)]);
+        assert_eq!(ledgers.stale(&model, at(9)), [at(5)]);
+        assert_eq!(ledgers.stale(&model, at(4)), [at(4)], "day 5 has not begun");
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl Inputs {
 
     /// Enters a commit of this run.
     pub(crate) fn enter(&mut self, model: &Model, interval: &Interval, token: CommitToken, origin: Origin) {
-        let known = Known { version: version(&origin), overwrote: model.definition.model.write.overwrite.is_some(), origin: Some(origin) };
+        let known = Known { version: version(&origin), overwrote: model.overwrites(), origin: Some(origin) };
         self.commits.enter(&model.table, interval.start, known);
         self.tokens.entry(model.table.clone()).or_default().push(token);
     }

@@ -30,6 +30,11 @@ impl Model {
         self.query.tables().iter().cloned().chain(partners).collect()
     }
 
+    /// Whether every commit replaces the whole table.
+    pub(crate) fn overwrites(&self) -> bool {
+        self.definition.model.write.overwrite.is_some()
+    }
+
     /// The model as it is computed for `interval`.
     pub(crate) fn of_interval(&self, grain: IntervalGrain, interval: &Interval) -> Self {
         let mut model = self.clone();

@@ -94,7 +94,7 @@ async fn make(
         rules.push(rules::compile(&engine, model, schema).await?);
     }
     fitting(tables, spec, &models, &schemas).await?;
-    let targets = Targets { run: spec.interval, grain: spec.grain, refresh, known: pins.commits.intervals(spec.grain) };
+    let targets = Targets { run: spec.interval, grain: spec.grain, refresh, known: pins.commits.intervals(spec.grain), now: Utc::now() };
     let mut inputs = Inputs::new(pins);
     for ((model, schema), mut rules) in models.iter().zip(schemas).zip(rules) {
         // The models that it refers to have their rows now.

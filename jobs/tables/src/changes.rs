@@ -87,13 +87,14 @@ fn both(one: Option<Check>, other: Option<Check>) -> Option<Check> {
     }
 }
 
-/// What the staged rows change in `files`; `latest` is the commit of the interval that counts so far.
+/// What the staged rows change in `files`; `latest` is the commit of the interval that counts so far, and `outdated` as in [`ledger::is_outdated`].
 pub(crate) async fn changes<F: TableFiles>(
     files: &F,
     layout: Arc<FileLayout>,
     staged: &Staged,
     commit: &Commit,
     latest: Option<&Entry>,
+    outdated: bool,
 ) -> Result<Changes<F::Live>> {
     let table = layout.table.clone();
     let mut changes = Changes { added: Vec::new(), removed: Vec::new(), scratch: Vec::new(), written: staged.rows, superseded: 0 };
@@ -106,6 +107,9 @@ pub(crate) async fn changes<F: TableFiles>(
                 changes.removed = appended.files;
                 changes.added.extend(appended.others);
             }
+        }
+        (WriteMode::Overwrite, StagedContent::Files(_)) if outdated => {
+            (changes.written, changes.superseded) = (0, staged.rows);
         }
         (WriteMode::Overwrite, StagedContent::Files(added)) => {
             changes.added.clone_from(added);

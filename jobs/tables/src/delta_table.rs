@@ -270,9 +270,7 @@ impl Table for DeltaTable {
                         lease.ensure_held().map_err(TableError::from)?;
                     }
                     let change = self.plan(snapshot, staged, commit).await?;
-                    if change.is_some() {
-                        offered.store(true, Ordering::Release);
-                    }
+                    offered.fetch_or(change.as_ref().is_some_and(|change| !change.add.is_empty()), Ordering::AcqRel);
                     Ok::<_, Stop>(change.map_or(Decision::Nothing, Decision::Commit))
                 }
             })
@@ -280,8 +278,8 @@ impl Table for DeltaTable {
         turn.end().await;
         lease::release(&self.table, lease).await;
         let outcome = outcome.map_err(|stop| self.stopped(stop))?;
-        // Another attempt committed this token. Files that were offered once may be the ones it committed.
-        if !outcome.committed && !offered.load(Ordering::Acquire) {
+        // Another attempt committed this token, or the rows are outdated. Files that were offered once may be the ones that were committed.
+        if !offered.load(Ordering::Acquire) {
             self.discard(&staged).await;
         }
         let found = self.outcome(&outcome.snapshot, &commit.token, !outcome.committed).await?;

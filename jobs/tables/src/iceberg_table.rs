@@ -191,7 +191,8 @@ impl IcebergTable {
             self.ensure_columns(files, table.metadata())?;
         }
         let files = IcebergFiles { name: &self.table, table, compacted: self.compacted_layout(table)? };
-        let changes = changes(&files, self.layout(table, commit)?, staged, commit, latest.as_ref()).await?;
+        let outdated = ledger::is_outdated_in(&self.table, table.metadata().properties(), commit)?;
+        let changes = changes(&files, self.layout(table, commit)?, staged, commit, latest.as_ref(), outdated).await?;
         let entry = changes.entry(commit, attempt.snapshot_id.to_string());
         let mut plan = Plan::new(Operation::Overwrite);
         plan.added = changes.added;
@@ -311,7 +312,7 @@ impl Table for IcebergTable {
                         Some((mut plan, entry)) => {
                             plan.properties.insert(ledger::key(commit), self.property(&entry)?);
                             plan.summary.extend(ledger::facts_to_summary(&commit.summary));
-                            offered.store(true, Ordering::Release);
+                            offered.fetch_or(!plan.added.is_empty(), Ordering::AcqRel);
                             Decision::Commit(Box::new(plan))
                         }
                     })
@@ -322,14 +323,12 @@ impl Table for IcebergTable {
         lease::release(&self.table, lease).await;
         let (table, already) = match outcome? {
             Outcome::Committed { table, .. } => (table, false),
-            Outcome::Nothing(table) => {
-                // Another attempt committed this token. Files that were offered once may be the ones it committed.
-                if !offered.load(Ordering::Acquire) {
-                    self.discard(&staged).await;
-                }
-                (table, true)
-            }
+            Outcome::Nothing(table) => (table, true),
         };
+        // Another attempt committed this token, or the rows are outdated. Files that were offered once may be the ones that were committed.
+        if !offered.load(Ordering::Acquire) {
+            self.discard(&staged).await;
+        }
         self.committed(&table, commit, already)
     }
 

@@ -60,11 +60,26 @@ impl Entry {
 
 /// Start of the commit's interval, as it stands in keys.
 pub(crate) fn interval_start(commit: &Commit) -> String {
-    commit.interval.start.to_rfc3339_opts(SecondsFormat::AutoSi, true)
+    instant(commit.interval.start)
+}
+
+fn instant(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::AutoSi, true)
 }
 
 /// Names of the modes that rewrite rows by their key, under a lease.
 pub(crate) const MERGES: [&str; 2] = ["merge", "history"];
+
+/// Whether a commit overwrites a table that a newer interval among the latest commits `all` has overwritten already: the table is that of its
+/// newest interval, in whatever order intervals come. One that has not begun by `now` does not count; a run ahead of its time would hold the table.
+///
+/// Starts of intervals are compared as they stand in keys.
+pub(crate) fn is_outdated<'a>(commit: &Commit, all: impl IntoIterator<Item = (&'a str, &'a Entry)>, now: DateTime<Utc>) -> bool {
+    let overwrite = mode_name(&WriteMode::Overwrite);
+    let (start, now) = (interval_start(commit), instant(now));
+    let newer = |(other, entry): (&str, &Entry)| entry.mode == overwrite && other > start.as_str() && other <= now.as_str();
+    commit.mode == WriteMode::Overwrite && all.into_iter().any(newer)
+}
 
 /// Property key of the commit's interval.
 pub(crate) fn key(commit: &Commit) -> String {
@@ -117,6 +132,15 @@ pub(crate) fn intervals(table: &TableRef, properties: &HashMap<String, String>) 
         }
     }
     Ok(found)
+}
+
+/// [`is_outdated`] among the properties of a table.
+pub(crate) fn is_outdated_in(table: &TableRef, properties: &HashMap<String, String>, commit: &Commit) -> Result<bool> {
+    if commit.mode != WriteMode::Overwrite {
+        return Ok(false);
+    }
+    let all = entries(table, properties)?;
+    Ok(is_outdated(commit, all.iter().filter_map(|(key, entry)| Some((key.strip_prefix(PREFIX)?, entry))), Utc::now()))
 }
 
 /// All entries, with the keys of their properties.

@@ -166,8 +166,10 @@ impl ParquetTable {
                 ),
             });
         }
-        let replace_all = matches!(commit.mode, WriteMode::Overwrite);
-        let (replaced, mut kept): (Vec<File>, Vec<File>) = current.files.into_iter().partition(|file| replace_all || same(file));
+        let all = current.ledger.iter().map(|(start, recorded)| (start.as_str(), &recorded.entry));
+        let outdated = ledger::is_outdated(commit, all, Utc::now());
+        let replace_all = matches!(commit.mode, WriteMode::Overwrite) && !outdated;
+        let (mut replaced, mut kept): (Vec<File>, Vec<File>) = current.files.into_iter().partition(|file| replace_all || same(file));
         let mut added = Vec::with_capacity(files.len());
         for file in files {
             let key = self.layer.key_of(file.file_path()).ok_or_else(|| TableError::Corrupt {
@@ -177,13 +179,17 @@ impl ParquetTable {
             })?;
             added.push(File { key: key.to_owned(), rows: file.record_count(), bytes: file.file_size_in_bytes(), start, end });
         }
+        if outdated {
+            replaced.append(&mut added);
+        }
+        let (rows, superseded) = if outdated { (0, rows) } else { (rows, 0) };
         let generation = current.generation + 1;
         let entry = Entry {
             token: commit.token.clone(),
             snapshot: generation.to_string(),
             mode: ledger::mode_name(&commit.mode).to_owned(),
             rows,
-            superseded: 0,
+            superseded,
             files: added.len() as u64,
             bytes: added.iter().map(|file| file.bytes).sum(),
             origin: commit.origin.clone(),

@@ -50,7 +50,8 @@ pub enum WriteMode {
         /// Columns that order the versions; a version is valid from the first of them on, a date or timestamp without nulls.
         sequence_by: Vec<String>,
     },
-    /// Replaces the whole table.
+    /// Replaces the whole table, unless a newer interval that has begun did so: then the input is superseded, so that the table ends as that of
+    /// its newest interval in whatever order commits come.
     Overwrite,
 }
 
@@ -102,7 +103,7 @@ pub struct Committed {
     pub snapshot: String,
     /// Input rows that are in the table because of it.
     pub rows_written: u64,
-    /// Input rows that lost against a row with the same key.
+    /// Input rows that lost against a row with the same key, or against a newer interval's table.
     pub rows_superseded: u64,
     /// Data files that it added.
     pub files: u64,

@@ -2,7 +2,7 @@
 
 use crate::support::{Lake, day, model};
 use lakehouse_api::pipeline::{GoldModel, TableFormat};
-use lakehouse_contract::{Refresh, StageOutcome, TableRef};
+use lakehouse_contract::{Interval, IntervalGrain, Refresh, StageOutcome, TableRef};
 use std::collections::BTreeMap;
 
 const ONE: i128 = 10_000_000_000_000_000;
@@ -190,16 +190,88 @@ async fn a_full_refresh_computes_every_day_by_the_definition_of_today_once() {
     assert!(again.tables[0].already_committed, "nothing has changed since");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_that_is_replaced_is_computed_for_the_newest_interval_alone() {
-    let lake = four_days().await;
-    let whole: GoldModel = serde_json::from_value(serde_json::json!({
-        "name": "whole", "write": {"overwrite": {}}, "sql": "SELECT $start AS newest, count(*) AS days FROM silver.prices"
+/// The newest day and the sum of all prices.
+fn whole() -> GoldModel {
+    serde_json::from_value(serde_json::json!({
+        "name": "whole", "write": {"overwrite": {}}, "sql": "SELECT $start AS newest, sum(price) AS price FROM silver.prices"
     }))
-    .unwrap();
-    let full = lake.refresh("full", day(1), vec![whole], Some(Refresh::Full)).await;
+    .unwrap()
+}
+
+/// What `whole` holds: `year|day: price`.
+async fn held(lake: &Lake) -> Vec<String> {
+    lake.rows("SELECT date_part('year', newest), date_part('day', newest), CAST(price AS bigint) FROM gold.whole").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_overwritten_is_refreshed_for_the_newest_interval_alone() {
+    let lake = four_days().await;
+    let full = lake.refresh("full", day(1), vec![whole()], Some(Refresh::Full)).await;
     assert_eq!(refreshed(&full, "gold.whole"), [4]);
-    assert_eq!(lake.rows("SELECT date_part('day', newest), days FROM gold.whole").await, ["4|4"]);
+    assert_eq!(held(&lake).await, ["2024|4|10"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_overwritten_is_that_of_its_newest_interval_in_whatever_order_they_run() {
+    for format in [TableFormat::Iceberg, TableFormat::Delta, TableFormat::Parquet] {
+        let models = || vec![in_format(whole(), format)];
+        let lake = Lake::new();
+        for (number, holds) in [(2, "2024|2|2"), (1, "2024|2|3"), (4, "2024|4|7"), (3, "2024|4|10")] {
+            lake.prices(day(number), &[("a", i128::from(number) * ONE)]).await;
+            let outcome = lake.run(&format!("r{number}"), day(number), models()).await;
+            assert_eq!(outcome.failure, None);
+            assert!(nothing_is_stale(&outcome), "{outcome:?}");
+            assert_eq!(held(&lake).await, [holds], "{format:?}, day {number}");
+        }
+        let again = lake.run("again", day(1), models()).await;
+        assert!(again.tables[0].already_committed, "{again:?}");
+        assert_eq!(refreshed(&again, "gold.whole"), [4]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_runs_at_the_same_time_the_newest_interval_overwrites_and_is_told_as_stale_when_it_read_too_early() {
+    for format in [TableFormat::Iceberg, TableFormat::Delta, TableFormat::Parquet] {
+        let models = || vec![in_format(whole(), format)];
+        let broken = || vec![in_format(GoldModel { sql: whole().sql.replace("sum(price)", "sum(prise)"), ..whole() }, format)];
+        let lake = Lake::new();
+        lake.prices(day(1), &[("a", ONE)]).await;
+        // Pins what it reads, and fails.
+        assert!(lake.run("r1", day(1), broken()).await.failure.is_some());
+        lake.prices(day(2), &[("a", 2 * ONE)]).await;
+        assert_eq!(lake.run("r2", day(2), models()).await.failure, None);
+        let late = lake.run("r1", day(1), models()).await;
+        assert_eq!((late.failure.as_ref(), held(&lake).await), (None, vec!["2024|2|3".to_owned()]), "{format:?}");
+        assert!(nothing_is_stale(&late), "{late:?}");
+        let report = &late.tables[0];
+        assert_eq!((report.rows_read, report.rows_written, report.rows_deduplicated), (1, 0, 1), "its row is outdated");
+        assert_eq!(report.files, 0);
+        assert!(lake.run("r1", day(1), models()).await.tables[0].already_committed);
+
+        // The newest pins, an earlier day comes, and the newest overwrites without it.
+        assert!(lake.run("r4", day(4), broken()).await.failure.is_some());
+        lake.prices(day(3), &[("a", 3 * ONE)]).await;
+        assert_eq!(lake.run("r3", day(3), models()).await.failure, None);
+        assert_eq!(held(&lake).await, ["2024|3|6"]);
+        let late = lake.run("r4", day(4), models()).await;
+        assert_eq!((late.failure.as_ref(), held(&lake).await), (None, vec!["2024|4|3".to_owned()]), "the pins hold");
+        assert_eq!(stale(&late, "gold.whole"), [4]);
+        let refresh = lake.refresh("refresh", day(1), models(), Some(Refresh::Stale)).await;
+        assert!(nothing_is_stale(&refresh), "{refresh:?}");
+        assert_eq!((refreshed(&refresh, "gold.whole"), held(&lake).await), (vec![4], vec!["2024|4|6".to_owned()]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_was_run_ahead_of_its_time_does_not_hold_a_table_that_is_overwritten() {
+    let lake = Lake::new();
+    let ahead = Interval::parse(IntervalGrain::Daily, "9000-01-09").unwrap();
+    lake.prices(day(1), &[("a", ONE)]).await;
+    assert_eq!(lake.run("ahead", ahead, vec![whole()]).await.failure, None);
+    assert_eq!(held(&lake).await, ["9000|9|1"]);
+    let outcome = lake.run("r1", day(1), vec![whole()]).await;
+    assert!(nothing_is_stale(&outcome), "{outcome:?}");
+    assert_eq!(held(&lake).await, ["2024|1|1"]);
 }
 
 /// The newest price of each coin, in cents.

@@ -22,9 +22,9 @@ pub(crate) const TXN: &str = "lakehouse/";
 impl DeltaTable {
     /// What this attempt commits, from the state that it will follow; none when the token is committed.
     pub(super) async fn plan(&self, snapshot: Arc<Snapshot>, staged: &Staged, commit: &Commit) -> Result<Option<Box<Change>>> {
-        let own = batches(&snapshot).filter(|batch| batch.interval == ledger::interval_start(commit));
-        let latest = own.max_by_key(|batch| (batch.version, batch.entry.erased));
-        if latest.as_ref().is_some_and(|batch| batch.entry.token == commit.token) {
+        let known = latest(&snapshot);
+        let latest = known.get(&ledger::interval_start(commit));
+        if latest.is_some_and(|batch| batch.entry.token == commit.token) {
             return Ok(None);
         }
         let state = self.state(snapshot)?;
@@ -34,7 +34,9 @@ impl DeltaTable {
         }
         let layout = self.layout(&state, commit)?;
         let files = DeltaFiles::new(self, &state)?;
-        let changes = changes(&files, layout.clone(), staged, commit, latest.as_ref().map(|batch| &batch.entry)).await?;
+        let all = known.iter().map(|(start, batch)| (start.as_str(), &batch.entry));
+        let outdated = ledger::is_outdated(commit, all, Utc::now());
+        let changes = changes(&files, layout.clone(), staged, commit, latest.map(|batch| &batch.entry), outdated).await?;
         let version = state.snapshot.version() + 1;
         let mut entry = changes.entry(commit, version.to_string());
         entry.processed_at = processed_at(staged, commit, &state.schema);
@@ -194,7 +196,7 @@ pub(super) fn latest(snapshot: &Snapshot) -> HashMap<String, Batch> {
     let mut latest: HashMap<String, Batch> = HashMap::new();
     for batch in batches(snapshot) {
         match latest.get(&batch.interval) {
-            Some(known) if known.version >= batch.version => {}
+            Some(known) if (known.version, known.entry.erased) >= (batch.version, batch.entry.erased) => {}
             _ => drop(latest.insert(batch.interval.clone(), batch)),
         }
     }

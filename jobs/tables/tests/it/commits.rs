@@ -2,7 +2,8 @@
 
 use crate::common::*;
 use crate::in_every_format;
-use lakehouse_tables::{Commit, IntervalCommit, Origin, TableError, TableFormat, WriteMode, one_stream};
+use lakehouse_contract::{Interval, IntervalGrain};
+use lakehouse_tables::{Audit, Commit, IntervalCommit, Origin, TableError, TableFormat, WriteMode, one_stream};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -75,6 +76,51 @@ async fn intervals_have_their_latest_commit_with_its_origin(format: TableFormat)
         (day(3).start, of("three", false, None)),
     ];
     assert_eq!(found, BTreeMap::from(expected));
+}
+
+async fn a_table_that_is_overwritten_ends_as_that_of_its_newest_interval(format: TableFormat) {
+    let lake = lake().await;
+    let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
+    let of = |id: i64, number| {
+        (rows(&[(id, 0, 1, None), (id + 1, 0, 1, None)]), commit_of(&format!("token-{id}"), day(number), WriteMode::Overwrite))
+    };
+    let ahead = Interval::parse(IntervalGrain::Daily, "9000-01-01").unwrap();
+    write(&table, rows(&[(0, 0, 1, None)]), &commit_of("ahead", ahead, WriteMode::Overwrite)).await.unwrap();
+    for (id, number, written) in [(10, 2, 2), (20, 1, 0), (30, 3, 2), (40, 2, 0), (50, 3, 2)] {
+        let (rows, commit) = of(id, number);
+        let committed = write(&table, rows.clone(), &commit).await.unwrap();
+        assert_eq!((committed.rows_written, committed.rows_superseded, committed.files), (written, 2 - written, written / 2), "{id}");
+        assert_eq!(table.snapshot().await.unwrap().as_deref(), Some(committed.snapshot.as_str()));
+        let other = open(lake.directory.path()).await.open_table(table.table()).await.unwrap().unwrap();
+        assert_eq!(other.find_commit(&commit.token).await.unwrap().map(|found| found.rows_superseded), Some(2 - written));
+        assert!(write(&other, rows, &commit).await.unwrap().already);
+    }
+    assert_eq!(query(&table, "SELECT id FROM t").await, ["50", "51"]);
+    // An audit shows the table as it stays.
+    let (rows, commit) = of(60, 1);
+    let staged = table.stage(vec![one_stream(vec![rows])], &commit).await.unwrap();
+    let Audit::Candidate(candidate) = table.audit(&staged, &commit).await.unwrap() else { panic!("the token was found") };
+    let published = table.publish(candidate, &commit).await.unwrap().unwrap();
+    assert_eq!((published.rows_written, published.rows_superseded), (0, 2));
+    assert_eq!(query(&table, "SELECT id FROM t").await, ["50", "51"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_newer_interval_made_outdated_leave_no_file() {
+    for format in [TableFormat::Iceberg, TableFormat::Delta, TableFormat::Parquet] {
+        let lake = lake().await;
+        let table = lake.tables.ensure(&definition_of(format, "t")).await.unwrap();
+        for number in [2, 1] {
+            let commit = commit_of(&format!("token-{number}"), day(number), WriteMode::Overwrite);
+            write(&table, rows(&[(1, 0, 1, None)]), &commit).await.unwrap();
+            assert_eq!(parquet_files(lake.directory.path()).len(), 1, "{format:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_overwritten_parquet_table_ends_as_that_of_its_newest_interval() {
+    a_table_that_is_overwritten_ends_as_that_of_its_newest_interval(TableFormat::Parquet).await;
 }
 
 async fn empty_commits_are_found_again(format: TableFormat) {
@@ -153,6 +199,7 @@ in_every_format!(
     a_newer_append_replaces_exactly_what_the_older_one_appended,
     an_append_that_was_rewritten_is_not_replaced_by_guess,
     intervals_have_their_latest_commit_with_its_origin,
+    a_table_that_is_overwritten_ends_as_that_of_its_newest_interval,
     empty_commits_are_found_again,
     staged_rows_are_invisible_and_a_repeated_stage_leaves_no_garbage,
     eight_writers_of_ten_commits_lose_and_double_nothing,
