@@ -1,16 +1,21 @@
 """Memory: rows beyond what a process may have wait on disk and come out the same, in every write mode."""
 
+import asyncio
+import base64
 import json
 import os
-import resource
+import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import manifests
+from support.jobs import limit_memory, run_job
 from support.lakehouse import Json, Lakehouse
 from support.manifests import Document, column, landed
+from support.minio import Minio
+from support.proxy import Stream, World
 from support.readers import delta_rows, ordered, without
 
 DAYS = ("2024-05-01", "2024-05-02")
@@ -169,7 +174,6 @@ def test_a_folder_that_takes_no_files_is_named(lake: Lakehouse, tmp_path: Path) 
 def test_more_rows_than_the_kernel_allows_memory(name: str, lake: Lakehouse, tmp_path: Path) -> None:
     """A set beyond the process's hard limit of private memory, which the job finds out by itself.
 
-    The limit is stricter than that of a container, which counts what is used of a mapping, such as a stack, and not all of it.
     `bench/run --only memory` has ten times the limit.
     """
     limit, times, rows = 96 << 20, 36, 15_000
@@ -190,7 +194,7 @@ def test_more_rows_than_the_kernel_allows_memory(name: str, lake: Lakehouse, tmp
     done = subprocess.run(
         command,
         env={**os.environ, "TMPDIR": str(tmp_path)},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
+        preexec_fn=lambda: limit_memory(limit),
         capture_output=True,
         text=True,
         timeout=600,
@@ -203,3 +207,71 @@ def test_more_rows_than_the_kernel_allows_memory(name: str, lake: Lakehouse, tmp
     assert found["rowsQuarantined"] == times * rows // 100
     assert found["rowsWritten"] + found["rowsDeduplicated"] == found["rowsRead"] - found["rowsQuarantined"]
     assert (found["rowsDeduplicated"] > times * 1000) == (name != "added")
+
+
+class Narrow:
+    """What stands before a slow store: it takes so many bytes a second, on all connections together, and answers at once."""
+
+    def __init__(self, rate: int) -> None:
+        self._rate, self._turn = rate, asyncio.Lock()
+
+    async def __call__(self, world: World, client: Stream, server: Stream) -> None:
+        """Passes on what both sides of a connection say."""
+        await asyncio.gather(self._there(world, client, server), self._back(world, server, client))
+
+    async def _there(self, world: World, source: Stream, target: Stream) -> None:
+        while content := await source.reader.read(1 << 16):
+            async with self._turn:
+                await asyncio.sleep(len(content) / self._rate)
+            await world.send(target, content)
+        target.writer.write_eof()
+
+    async def _back(self, world: World, source: Stream, target: Stream) -> None:
+        while content := await source.reader.read(1 << 16):
+            await world.send(target, content)
+        target.writer.write_eof()
+
+
+def test_a_slow_store_takes_no_more_memory(minio: Minio, tmp_path: Path) -> None:
+    """What is made faster than the store takes it waits, but not in memory beyond the limit: of files, and of objects."""
+    limit, objects, rows, prefix, run = 96 << 20, 9, 15_000, "slow", "things-2024-05-01-0a0b0c0d"
+    chance, total = random.Random(5), 0
+    for number in range(objects):
+        # Nothing makes them smaller: the files are as large as the texts.
+        texts = (base64.b85encode(chance.randbytes(560)).decode() for _ in range(rows))
+        records = (
+            {"id": f"{number}-{n:06}", "at": f"{DAYS[0]}T{n % 24:02}:00:00Z", "text": text} for n, text in enumerate(texts)
+        )
+        body = "".join(json.dumps(record) + "\n" for record in records).encode()
+        minio.files().pipe_file(f"landing/{prefix}/{number}.ndjson", body)
+        total += len(body)
+    world = World()
+    try:
+        location = {**minio.location(prefix), "endpoint": f"http://127.0.0.1:{world.listen(Narrow(8_000_000), minio.port)}"}
+        files = {"path": "*.ndjson", "format": "ndjson", "allowEmpty": False}
+        table = {"name": "things", "from": "things", "write": {"append": {}}, "columns": [COLUMNS[0], COLUMNS[1], COLUMNS[3]]}
+        resolved = {"table": {**table, "table": {"format": "iceberg"}}, "decode": "ndjson", "definitionDigest": "one"}
+        for stage, work in (
+            ("ingest", {"sources": [{"name": "things", "source": {"files": files}}]}),
+            ("silver", {"input": {"run": run}, "tables": [resolved]}),
+        ):
+            spec = {
+                "contract": 1,
+                "pipeline": "things",
+                "owner": "prod/things",
+                "run": {"name": "things-2024-05-01", "id": run, "createdAt": "2024-05-04T05:06:07Z"},
+                "attempt": 1,
+                "interval": {"start": f"{DAYS[0]}T00:00:00Z", "end": f"{DAYS[1]}T00:00:00Z"},
+                "grain": "daily",
+                "store": {"s3": location},
+                "work": {stage: work},
+            }
+            catalog = {"LAKEHOUSE_CATALOG_URI": f"sqlite://{tmp_path}/catalog.db", "TMPDIR": str(tmp_path)}
+            outcome = run_job(stage, spec, tmp_path / stage, {**minio.environment(), **catalog}, 500, limit)
+            assert outcome.status == 0, outcome.log
+    finally:
+        world.close()
+    assert outcome.termination["totals"]["rowsWritten"] == objects * rows, outcome.termination
+    assert total > limit, "there must be more than may be in memory"
+    written = sum(minio.files().du(path) for path in minio.files().glob(f"silver/{prefix}/things-*/data"))
+    assert written > 0.75 * limit, f"{written} bytes of files say little about memory"

@@ -16,20 +16,25 @@ use std::ops::Range;
 use std::sync::Arc;
 use tokio::io::AsyncWriteExt;
 
-/// Bytes above which an upload becomes a multipart upload.
-const PART_BYTES: usize = 8 * 1024 * 1024;
-/// Parts in flight at once per file.
-const PARTS_IN_FLIGHT: usize = 4;
+/// How a file is uploaded by default: bytes above which it goes in parts of that size, and how many of these are on their way at once.
+const PARTS: (usize, usize) = (8 * 1024 * 1024, 4);
 
 /// Maps absolute locations such as `s3://bucket/key` or `file:///dir/file` to object stores.
 ///
 /// A location is taken as it is: what follows the root is the path in the store, neither percent-encoded nor decoded.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ObjectStoreIo {
     /// Root URI without a slash at its end, and the store that starts there. Stores do not serialize: an `ObjectStoreIo` that was
     /// deserialized has none and answers every request with an error.
     #[serde(skip)]
     stores: Vec<(String, Arc<dyn ObjectStore>)>,
+    parts: (usize, usize),
+}
+
+impl Default for ObjectStoreIo {
+    fn default() -> Self {
+        Self { stores: Vec::new(), parts: PARTS }
+    }
 }
 
 impl ObjectStoreIo {
@@ -51,6 +56,14 @@ impl ObjectStoreIo {
     /// The `FileIO` over these stores.
     pub fn file_io(&self) -> FileIO {
         FileIOBuilder::new(Arc::new(self.clone())).build()
+    }
+
+    /// Files of at least `bytes` are uploaded in parts of that size, of which `in_flight` are on their way at once: a file that is written takes
+    /// up to `bytes * (in_flight + 1)` of memory. Stores of the S3 kind take parts from 5 MiB on. 8 MiB and 4 unless this is called.
+    #[must_use]
+    pub fn with_parts(mut self, bytes: usize, in_flight: usize) -> Self {
+        self.parts = (bytes, in_flight);
+        self
     }
 
     fn find(&self, location: &str) -> Result<(Arc<dyn ObjectStore>, Path)> {
@@ -107,7 +120,8 @@ impl Storage for ObjectStoreIo {
 
     async fn writer(&self, path: &str) -> Result<Box<dyn FileWrite>> {
         let (store, at) = self.find(path)?;
-        let inner = BufWriter::with_capacity(store, at, PART_BYTES).with_max_concurrency(PARTS_IN_FLIGHT);
+        let (bytes, in_flight) = self.parts;
+        let inner = BufWriter::with_capacity(store, at, bytes).with_max_concurrency(in_flight);
         Ok(Box::new(Writer { inner, location: path.to_owned() }))
     }
 

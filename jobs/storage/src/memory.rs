@@ -36,6 +36,36 @@ pub fn limit() -> usize {
     usize::try_from(planned(bytes)).unwrap_or(usize::MAX)
 }
 
+/// Bytes above which an object is uploaded in parts, and of each part but the last. Stores of the S3 kind take parts from 5 MiB on
+/// (<https://docs.aws.amazon.com/AmazonS3/latest/userguide/qfacts.html>).
+const PART: (usize, usize) = (5 << 20, 8 << 20);
+/// Most parts of an object on their way at once: more make no upload faster.
+const MOST_PARTS: usize = 4;
+
+/// How an object is uploaded. In memory are at most `in_flight` parts on their way, and one that is being filled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parts {
+    /// Size of a part, in bytes.
+    pub bytes: usize,
+    /// Parts on their way at once.
+    pub in_flight: usize,
+}
+
+impl Parts {
+    /// For `objects` that are uploaded at the same time by a process that plans with `memory` bytes: together about a quarter, if the least that
+    /// a store takes is not more.
+    pub fn of(memory: usize, objects: usize) -> Self {
+        let share = memory / 4 / objects.max(1);
+        let bytes = if share < 2 * PART.1 { PART.0 } else { PART.1 };
+        Self { bytes, in_flight: (share / bytes).saturating_sub(1).clamp(1, MOST_PARTS) }
+    }
+
+    /// For `objects` at the same time in this process.
+    pub fn here(objects: usize) -> Self {
+        Self::of(limit(), objects)
+    }
+}
+
 fn planned(limit: u64) -> u64 {
     (limit.saturating_sub(BASE) / SHARE.1 * SHARE.0).max(limit / 4)
 }
@@ -131,6 +161,15 @@ mod tests {
         assert_eq!(planned(16 << 20), 4 << 20);
         assert_eq!(planned(64 << 20) >> 20, 28);
         assert_eq!(planned(8 << 30) >> 20, 4905);
+    }
+
+    #[test]
+    fn uploads_take_a_quarter_of_the_memory_and_what_a_store_asks_for() {
+        let of = |memory, objects| Some(Parts::of(memory, objects)).map(|parts| (parts.bytes >> 20, parts.in_flight)).unwrap_or_default();
+        assert_eq!(
+            [of(28 << 20, 1), of(1 << 30, 64), of(200 << 20, 2), of(300 << 20, 2), of(8 << 30, 2)],
+            [(5, 1), (5, 1), (8, 2), (8, 3), (8, 4)]
+        );
     }
 
     #[test]

@@ -1,16 +1,12 @@
 //! Streaming upload of one object in parts.
 
+use crate::memory::Parts;
 use crate::{LayerStore, Result};
 use bytes::Bytes;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 use tokio::io::AsyncWriteExt;
-
-/// Bytes above which an upload becomes a multipart upload.
-const PART_BYTES: usize = 8 * 1024 * 1024;
-/// Parts in flight at once.
-const PARTS_IN_FLIGHT: usize = 4;
 
 /// Writes one object part by part. The object becomes visible, whole, only when [`Self::finish`] returns.
 ///
@@ -39,7 +35,9 @@ pub struct WrittenObject {
 
 impl ObjectWriter {
     pub(crate) fn new(layer: LayerStore, key: String, path: Path) -> Self {
-        let inner = BufWriter::with_capacity(layer.object_store(), path, PART_BYTES).with_max_concurrency(PARTS_IN_FLIGHT);
+        // Whoever writes objects writes one at a time, or few.
+        let parts = Parts::here(1);
+        let inner = BufWriter::with_capacity(layer.object_store(), path, parts.bytes).with_max_concurrency(parts.in_flight);
         Self { layer, key, inner, sha256: Sha256::new(), blake3: blake3::Hasher::new(), size: 0 }
     }
 

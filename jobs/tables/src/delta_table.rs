@@ -13,7 +13,7 @@ use crate::ledger;
 use crate::parquet_provider::{DataObject, ParquetProvider};
 use crate::table::StagedContent;
 use crate::turn::Turn;
-use crate::writer::{Check, FileLayout};
+use crate::writer::{self, Check, FileLayout};
 use crate::{
     BatchStream, Commit, Committed, IntervalCommit, PartitionField, Result, Staged, Table, TableError, TableFormat, lease, schema, segments,
 };
@@ -24,7 +24,6 @@ use chrono::{DateTime, Utc};
 use datafusion::catalog::TableProvider;
 use delta_commit::{Add, Decision, DeltaError, DeltaLog, Snapshot};
 use iceberg::spec::{PartitionSpec, Schema};
-use iceberg_commit::ObjectStoreIo;
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, LayerStore};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -155,7 +154,7 @@ impl DeltaTable {
             spec: Arc::new(self.spec(state)?),
             schema: state.schema.clone(),
             sort_by: state.sort_by(),
-            io: ObjectStoreIo::new().with_store(self.layer.root_uri(), self.layer.object_store()).file_io(),
+            io: writer::io([&self.layer]).file_io(),
             // Flat: partition values stand in the log, so no reader has to agree on how to encode them in a path.
             folder: self.layer.uri(&self.folder),
             stem: format!("{prefix}{}", Uuid::new_v4().simple()),

@@ -222,7 +222,10 @@ impl Own {
 
     async fn hand_over(&mut self) -> Result<()> {
         self.file.flush()?;
-        let bytes = Bytes::from(std::mem::take(self.file.inner_mut()));
+        let mut bytes = std::mem::take(self.file.inner_mut());
+        // They wait for the rest of their part, and would keep all of the buffer that grew by doubling.
+        bytes.shrink_to_fit();
+        let bytes = Bytes::from(bytes);
         let sink = match &mut self.sink {
             Some(sink) => sink,
             none => none.insert(self.output.writer().await?),

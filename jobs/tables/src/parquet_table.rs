@@ -11,7 +11,7 @@ use crate::ledger::{self, Entry};
 use crate::parquet_manifest::{self as manifest, File, Manifest, Recorded};
 use crate::replace::IntervalRows;
 use crate::table::StagedContent;
-use crate::writer::{FileLayout, write_streams};
+use crate::writer::{self, FileLayout, write_streams};
 use crate::{
     BatchStream, Commit, Committed, IntervalCommit, PartitionField, Result, Staged, Table, TableError, TableFormat, WriteMode, lease,
     registry, schema,
@@ -21,7 +21,6 @@ use async_trait::async_trait;
 use chrono::{DateTime, SecondsFormat, Utc};
 use datafusion::catalog::TableProvider;
 use iceberg::spec::{DataFile, PartitionSpec};
-use iceberg_commit::ObjectStoreIo;
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, LayerStore};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -136,7 +135,7 @@ impl ParquetTable {
             spec: Arc::new(self.spec(current)?),
             schema: iceberg,
             sort_by: current.sort_by.clone(),
-            io: ObjectStoreIo::new().with_store(self.layer.root_uri(), self.layer.object_store()).file_io(),
+            io: writer::io([&self.layer]).file_io(),
             folder: self.layer.uri(&self.folder),
             stem: format!("{}{token}-{attempt}", stem_of(commit)),
             blooms: Vec::new(),

@@ -6,9 +6,10 @@ use crate::delta_table::{DeltaTable, Logs};
 use crate::folder::folder_of;
 use crate::iceberg_table::IcebergTable;
 use crate::parquet_table::ParquetTable;
+use crate::writer;
 use crate::{Doomed, Erased, Evolution, Maintained, Maintenance, Result, Table, TableDef, TableError, TableFormat, registry};
 use futures::future::BoxFuture;
-use iceberg_commit::{ObjectStoreIo, SqlCatalog};
+use iceberg_commit::SqlCatalog;
 use lakehouse_contract::TableRef;
 use lakehouse_storage::{CatalogDb, Layer, LayerStore, Storage};
 use std::sync::Arc;
@@ -33,10 +34,7 @@ impl Tables {
     /// # Errors
     /// [`TableError::Commit`] when the catalog does not answer.
     pub async fn open(storage: Storage, db: CatalogDb) -> Result<Self> {
-        let mut io = ObjectStoreIo::new();
-        for (_, layer) in storage.layers() {
-            io = io.with_store(layer.root_uri(), layer.object_store());
-        }
+        let io = writer::io(storage.layers().map(|(_, layer)| layer));
         let catalog = SqlCatalog::open(db.pool().clone(), CATALOG_NAME, io).await?;
         registry::create(&db).await?;
         Ok(Self { storage, db, catalog: Arc::new(catalog), logs: Arc::default() })

@@ -14,8 +14,9 @@ use iceberg::io::FileIO;
 use iceberg::spec::{
     DataFile, DataFileBuilder, Datum, PartitionKey, PartitionSpecRef, PrimitiveLiteral, SchemaRef as IcebergSchemaRef, Struct,
 };
+use iceberg_commit::ObjectStoreIo;
 use lakehouse_contract::TableRef;
-use lakehouse_storage::memory;
+use lakehouse_storage::{LayerStore, memory};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
@@ -34,9 +35,15 @@ fn bytes_of(batch: &RecordBatch) -> usize {
     batch.columns().iter().map(bytes).sum()
 }
 
-/// How much of the memory writing takes, in bytes.
-#[derive(Clone, Copy, Debug)]
+/// Memory to plan with for each task that encodes, in bytes: its dictionaries, compressors and pages, and the parts of its file that are on
+/// their way to the store, take about that much whatever the limit is.
+const WORKER: usize = 24 << 20;
+
+/// How many tasks write, and how much of the memory writing takes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Sizes {
+    /// Tasks that encode: one per core, and fewer where the memory is short.
+    workers: usize,
     /// Input below this size is written by one task, so that small commits make few files.
     small: usize,
     /// Rows that one task holds back to sort or to partition them, in Arrow memory.
@@ -46,19 +53,24 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// What `workers` tasks take of `memory` bytes: together at most about a third.
-    fn of(memory: usize, workers: usize) -> Self {
-        let share = memory / 8 / workers.max(1);
-        Self { small: (memory / 8).min(32 << 20), held: share.clamp(1 << 20, 256 << 20), row_group: share.clamp(1 << 20, 128 << 20) }
+    /// What is taken of `memory` bytes on `cores`.
+    fn of(memory: usize, cores: usize) -> Self {
+        let workers = (memory / WORKER).clamp(1, cores.max(1));
+        let share = memory / 8 / workers;
+        let (held, row_group) = (share.clamp(1 << 20, 256 << 20), share.clamp(1 << 20, 128 << 20));
+        Self { workers, small: (memory / 8).min(32 << 20), held, row_group }
     }
 
     fn here() -> Self {
-        Self::of(memory::limit(), workers())
+        Self::of(memory::limit(), std::thread::available_parallelism().map_or(1, usize::from))
     }
 }
 
-fn workers() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// Access to the files of these layers; what is written to them goes in parts that the memory has room for.
+pub(crate) fn io<'a>(layers: impl IntoIterator<Item = &'a LayerStore>) -> ObjectStoreIo {
+    let parts = memory::Parts::here(Sizes::here().workers);
+    let none = ObjectStoreIo::new().with_parts(parts.bytes, parts.in_flight);
+    layers.into_iter().fold(none, |io, layer| io.with_store(layer.root_uri(), layer.object_store()))
 }
 
 /// What every file of a commit has in common.
@@ -118,7 +130,8 @@ async fn write_all(
     check: Option<Check>,
     closed: &Closed,
 ) -> Result<(Vec<DataFile>, u64)> {
-    let (workers, sizes) = (workers(), Sizes::here());
+    let sizes = Sizes::here();
+    let workers = sizes.workers;
     let (send, receive) = mpsc::channel::<Result<RecordBatch>>(workers * 2);
     let mut readers = tokio::task::JoinSet::new();
     for stream in input {
@@ -407,4 +420,18 @@ fn finish(table: &TableRef, path: &str, mut builder: DataFileBuilder) -> Result<
         return builder.build().map_err(|error| corrupt(&error));
     }
     Ok(full)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_tasks_write_where_memory_is_short() {
+        let workers = |mebibytes: usize, cores| Sizes::of(mebibytes << 20, cores).workers;
+        assert_eq!([workers(28, 2), workers(48, 2), workers(28, 64), workers(300, 64), workers(8 << 10, 64)], [1, 2, 1, 12, 64]);
+        let tight = Sizes::of(28 << 20, 64);
+        assert_eq!((tight.held, tight.row_group), (28 << 17, 28 << 17));
+        assert_eq!(Sizes::of(0, 0), Sizes { workers: 1, small: 0, held: 1 << 20, row_group: 1 << 20 });
+    }
 }

@@ -8,12 +8,11 @@ use crate::ledger::Entry;
 use crate::live::{Appended, TableFiles};
 use crate::rows::RowStream;
 use crate::segments::Segment;
-use crate::writer::FileLayout;
+use crate::writer::{self, FileLayout};
 use crate::{Result, TableError, delta_rewritten, delta_rows, segments};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use iceberg::spec::{DataFile, PartitionSpec};
-use iceberg_commit::ObjectStoreIo;
 use lakehouse_contract::TableRef;
 use lakehouse_storage::LayerStore;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -62,7 +61,7 @@ impl<'a> DeltaFiles<'a> {
     pub(crate) async fn segments(&self, live: &DeltaFile) -> Result<Vec<Segment>> {
         let table = self.table;
         if segments::is_compacted(&live.file) {
-            let io = ObjectStoreIo::new().with_store(table.layer.root_uri(), table.layer.object_store()).file_io();
+            let io = writer::io([&table.layer]).file_io();
             if let Some(described) = segments::described(&table.table, &io, &live.file).await? {
                 return Ok(described);
             }
