@@ -4,13 +4,7 @@
 //! own, small enough for the processor's cache: the hash finds candidates, the key values decide. Nulls equal each
 //! other, as do -0.0 and 0.0, and NaN and NaN. What stays is told by a mask per batch; no row is moved but by the filter.
 
-use std::{
-    collections::BTreeSet,
-    sync::{
-        OnceLock,
-        atomic::{AtomicUsize, Ordering},
-    },
-};
+use std::collections::BTreeSet;
 
 use ahash::RandomState;
 use arrow::{
@@ -24,7 +18,7 @@ use arrow::{
 use hashbrown::HashTable;
 use lakehouse_api::pipeline::Keep;
 use lakehouse_contract::{Reason, StageFailure};
-use lakehouse_tables::{Block, Scratch};
+use lakehouse_tables::{Block, Scratch, in_parallel};
 
 use crate::failure::scratch_failure;
 
@@ -306,25 +300,6 @@ fn losers(shard: usize, hashes: &[KeyHashes], columns: &[Vec<Key>], keep: Keep) 
         }
     }
     losers
-}
-
-/// `work` for every item, on up to `threads` threads; results in the order of items.
-pub(crate) fn in_parallel<T: Sync, R: Send + Sync>(items: &[T], threads: usize, work: impl Fn(&T) -> R + Sync) -> Vec<R> {
-    let next = AtomicUsize::new(0);
-    let results: Vec<OnceLock<R>> = items.iter().map(|_| OnceLock::new()).collect();
-    std::thread::scope(|scope| {
-        for _ in 0..threads.clamp(1, items.len().max(1)) {
-            scope.spawn(|| {
-                loop {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let (Some(item), Some(result)) = (items.get(index), results.get(index)) else { break };
-                    // Every index is taken by one thread only.
-                    let _ = result.set(work(item));
-                }
-            });
-        }
-    });
-    results.into_iter().filter_map(OnceLock::into_inner).collect()
 }
 
 #[cfg(test)]

@@ -24,11 +24,11 @@ use datafusion::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use lakehouse_contract::{Reason, StageFailure};
-use lakehouse_tables::{BatchStream, Block, BoxError, Scratch};
+use lakehouse_tables::{BatchStream, Block, BoxError, Scratch, in_parallel};
 use tokio::task::spawn_blocking;
 
 use crate::{
-    deduplicate::{Hasher, KeyHashes, SHARDS, in_parallel, mask_batches, mask_blocks},
+    deduplicate::{Hasher, KeyHashes, SHARDS, mask_batches, mask_blocks},
     failure::scratch_failure,
     rows::strict,
     schema::DeduplicatePlan,

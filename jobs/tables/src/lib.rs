@@ -15,6 +15,7 @@
 //! Where rows must be looked at in the table that they will make, [`Table::audit`] stands between the two, and [`Table::publish`] or
 //! [`Table::reject`] in the place of the commit.
 
+mod best;
 mod blooms;
 mod candidate;
 mod changes;
@@ -42,6 +43,7 @@ mod ledger;
 mod live;
 mod maintenance;
 mod merge;
+mod parallel;
 mod parquet_erase;
 mod parquet_maintenance;
 mod parquet_manifest;
@@ -70,6 +72,7 @@ pub use error::{TableError, delta_reason};
 pub use evolution::{Change, Declared, Evolution};
 pub use history::{HISTORY, IS_CURRENT, VALID_FROM, VALID_TO, with_history};
 pub use maintenance::{Compaction, Expiry, Maintained, Maintenance, Orphans, SHORTEST_GRACE};
+pub use parallel::in_parallel;
 pub use scratch::{Block, Scratch, ScratchError};
 pub use table::{BatchStream, BoxError, Commit, Committed, IntervalCommit, Origin, Staged, Table, WriteMode, one_stream};
 pub use tables::{CATALOG_NAME, Registered, Registration, Tables};

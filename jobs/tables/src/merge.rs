@@ -1,6 +1,8 @@
 //! Merging by key: per key the row with the highest sequence stays, among table and input, in whatever order commits come.
 
+use crate::best::{Best, Place, best, threads_for};
 use crate::live::TableFiles;
+use crate::parallel::{at_length, in_parallel};
 use crate::replace::Rewrite;
 use crate::rows::Comparer;
 use crate::winners::Winners;
@@ -17,7 +19,6 @@ use iceberg::spec::{DataFile, PrimitiveLiteral};
 use lakehouse_contract::TableRef;
 use std::cmp::Ordering;
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
@@ -46,14 +47,6 @@ pub(crate) struct MergePlan<L> {
     pub(crate) written: u64,
     /// Input rows that lost against a row of the table.
     pub(crate) lost: u64,
-}
-
-/// The best row of one key so far.
-struct Best {
-    batch: usize,
-    row: usize,
-    /// Rows with the same sequence, to be compared at the end: only ties at the top count.
-    ties: Vec<(usize, usize)>,
 }
 
 /// Which rows of the table lose, and which of the input do not win.
@@ -92,17 +85,17 @@ impl MergeRules {
                 bytes += batch.get_array_memory_size();
                 held.push(batch);
                 if bytes > share {
-                    self.spill(&mut spilled, std::mem::take(&mut held))?;
+                    at_length(|| self.spill(&mut spilled, std::mem::take(&mut held)))?;
                     bytes = 0;
                 }
             }
         }
         if spilled.is_none() {
-            let winners = self.best(&held)?;
-            let lost = rows - winners.num_rows() as u64;
-            return Ok((Winners::Memory(vec![winners]), lost, rows));
+            let winners = at_length(|| self.best(&held))?;
+            let lost = rows - count(&winners);
+            return Ok((Winners::Memory(winners), lost, rows));
         }
-        self.spill(&mut spilled, held)?;
+        at_length(|| self.spill(&mut spilled, held))?;
         let failed = TableError::scratch(&self.table);
         let winners = Scratch::new(self.schema.clone()).map_err(&failed)?;
         let mut groups: Vec<Vec<Block>> = Vec::new();
@@ -111,7 +104,8 @@ impl MergeRules {
             for blocks in parts.into_iter().filter(|blocks| !blocks.is_empty()) {
                 let batches: Vec<RecordBatch> =
                     blocks.iter().map(|block| scratch.read(block)).collect::<Result<_, _>>().map_err(&failed)?;
-                let best = self.best(&batches)?;
+                let best = at_length(|| self.best(&batches))?;
+                let best = concat_batches(&self.schema, &best).map_err(TableError::arrow(&self.table))?;
                 drop(batches);
                 if filled > share / 2 {
                     groups.push(Vec::new());
@@ -135,10 +129,10 @@ impl MergeRules {
                 held.push(self.conformed(batch)?);
             }
         }
-        let rows = held.iter().map(|batch| batch.num_rows() as u64).sum();
-        let winners = self.best(&held)?;
-        let lost = rows - winners.num_rows() as u64;
-        Ok((vec![winners], lost, rows))
+        let rows = count(&held);
+        let winners = at_length(|| self.best(&held))?;
+        let lost = rows - count(&winners);
+        Ok((winners, lost, rows))
     }
 
     fn conformed(&self, batch: Result<RecordBatch, crate::BoxError>) -> Result<RecordBatch> {
@@ -168,63 +162,24 @@ impl MergeRules {
         Ok(())
     }
 
-    /// The winning row of each key.
-    fn best(&self, batches: &[RecordBatch]) -> Result<RecordBatch> {
-        let rows = |of: &Comparer| batches.iter().map(|batch| of.rows(batch)).collect::<Result<Vec<Rows>>>();
-        let (keys, sequences) = (rows(&self.key)?, rows(&self.sequence)?);
-        let mut best: HashMap<&[u8], Best> = HashMap::new();
-        for (number, (keys, sequence)) in keys.iter().zip(&sequences).enumerate() {
-            for row in 0..keys.num_rows() {
-                match best.entry(keys.row(row).data()) {
-                    Entry::Vacant(place) => {
-                        place.insert(Best { batch: number, row, ties: Vec::new() });
-                    }
-                    Entry::Occupied(mut place) => {
-                        let current = place.get_mut();
-                        match sequence.row(row).cmp(&sequences[current.batch].row(current.row)) {
-                            Ordering::Greater => *current = Best { batch: number, row, ties: Vec::new() },
-                            Ordering::Equal => current.ties.push((number, row)),
-                            Ordering::Less => {}
-                        }
-                    }
-                }
-            }
-        }
-        drop(sequences);
-        let mut chosen: Vec<(usize, usize)> = Vec::with_capacity(best.len());
-        let (mut left, mut right) = (Vec::new(), Vec::new());
-        for best in best.into_values() {
-            chosen.push((best.batch, best.row));
-            for tie in best.ties {
-                left.push((best.batch, best.row));
-                right.push(tie);
-            }
-        }
-        drop(keys);
-        // In the order of the input, so that equal input makes equal files.
-        chosen.sort_unstable();
+    /// The winning rows of the keys, in the order of the input, so that equal input makes equal files.
+    fn best(&self, batches: &[RecordBatch]) -> Result<Vec<RecordBatch>> {
+        let Best { masks, ties } = best(&self.key, &self.sequence, batches)?;
+        let (left, right): (Vec<Place>, Vec<Place>) = ties.into_iter().unzip();
         self.refuse_ties(&self.gather(batches, &left)?, &self.gather(batches, &right)?)?;
-        self.gather(batches, &chosen)
+        let pairs: Vec<(&RecordBatch, BooleanArray)> = batches.iter().zip(masks).collect();
+        let threads = threads_for(count(batches) as usize);
+        let kept = in_parallel(&pairs, threads, |(batch, stays)| filter_record_batch(batch, stays).map_err(TableError::arrow(&self.table)));
+        let mut kept: Vec<RecordBatch> = kept.into_iter().collect::<Result<_>>()?;
+        kept.retain(|batch| batch.num_rows() > 0);
+        Ok(kept)
     }
 
     /// The rows of one batch that stay, one per key, and pairs of rows with equal sequence at the top of a key. The first of equals stays.
     pub(crate) fn winners(&self, batch: &RecordBatch) -> Result<(Vec<usize>, Vec<Pair>)> {
-        let (keys, sequence) = (self.key.rows(batch)?, self.sequence.rows(batch)?);
-        let mut best: HashMap<&[u8], (usize, Vec<usize>)> = HashMap::new();
-        for row in 0..batch.num_rows() {
-            match best.entry(keys.row(row).data()) {
-                Entry::Vacant(place) => {
-                    place.insert((row, Vec::new()));
-                }
-                Entry::Occupied(mut place) => match sequence.row(row).cmp(&sequence.row(place.get().0)) {
-                    Ordering::Greater => *place.get_mut() = (row, Vec::new()),
-                    Ordering::Equal => place.get_mut().1.push(row),
-                    Ordering::Less => {}
-                },
-            }
-        }
-        let ties = best.values().flat_map(|(held, equal)| equal.iter().map(|row| (*held, *row))).collect();
-        Ok((best.into_values().map(|(row, _)| row).collect(), ties))
+        let Best { masks, ties } = best(&self.key, &self.sequence, std::slice::from_ref(batch))?;
+        let stays = masks.iter().flat_map(|mask| mask.values().set_indices()).collect();
+        Ok((stays, ties.into_iter().map(|((_, best), (_, tie))| (best, tie)).collect()))
     }
 
     /// Rows of these pairs, which have the same key and sequence, must be the same row.
@@ -266,45 +221,54 @@ impl MergeRules {
         let live = files.live().await?;
         let one_group = winners.groups() == 1;
         let mut rewrite = Rewrite::start(layout.clone());
+        if live.is_empty() {
+            // Nothing to compare with: they go as they are.
+            let mut written = 0;
+            for group in 0..winners.groups() {
+                for batch in winners.load(&self.table, group, &self.schema)? {
+                    written += batch.num_rows() as u64;
+                    rewrite.keep(batch).await?;
+                }
+            }
+            return Ok(MergePlan { removed: Vec::new(), added: rewrite.finish().await?.0, written, lost: 0 });
+        }
         // What stays of a file that is read once, and is small, is written at once; of others it is noted which rows go.
         let mut outcome = Outcome { gone: vec![Vec::new(); live.len()], won: Vec::with_capacity(winners.groups()) };
         let mut changed = vec![false; live.len()];
         for group in 0..winners.groups() {
             let rows = self.group(winners, group)?;
             let mut wins = vec![true; rows.num_rows()];
-            if !live.is_empty() {
-                let (keys, sequence) = (self.key.rows(&rows)?, self.sequence.rows(&rows)?);
-                let by_key: HashMap<&[u8], usize> = (0..rows.num_rows()).map(|row| (keys.row(row).data(), row)).collect();
-                let ranges = key_ranges(&self.table, &self.key_columns, &rows, files)?;
-                for (number, live) in live.iter().enumerate().filter(|(_, live)| may_contain(&ranges, (*live).as_ref())) {
-                    let mut parts = one_group.then(Vec::new);
-                    let (mut beaten, mut bytes) = (Vec::new(), 0);
-                    let mut stream = files.open(live.as_ref(), &layout.arrow).await?;
-                    while let Some(batch) = stream.next().await {
-                        let batch = batch?;
-                        let before = beaten.len();
-                        self.meet(&batch, (&rows, &sequence, &by_key), &mut wins, &mut beaten)?;
-                        bytes += batch.get_array_memory_size();
-                        match &mut parts {
-                            Some(parts) if bytes <= share => {
-                                parts.push((batch, BooleanArray::from_iter(beaten[before..].iter().map(|beaten| Some(!beaten)))));
-                            }
-                            _ => parts = None,
+            let (keys, sequence) = (self.key.rows(&rows)?, self.sequence.rows(&rows)?);
+            let by_key: HashMap<&[u8], usize> = (0..rows.num_rows()).map(|row| (keys.row(row).data(), row)).collect();
+            let ranges = key_ranges(&self.table, &self.key_columns, &rows, files)?;
+            for (number, live) in live.iter().enumerate().filter(|(_, live)| may_contain(&ranges, (*live).as_ref())) {
+                let mut parts = one_group.then(Vec::new);
+                let (mut beaten, mut bytes) = (Vec::new(), 0);
+                let mut stream = files.open(live.as_ref(), &layout.arrow).await?;
+                while let Some(batch) = stream.next().await {
+                    let batch = batch?;
+                    let before = beaten.len();
+                    self.meet(&batch, (&rows, &sequence, &by_key), &mut wins, &mut beaten)?;
+                    bytes += batch.get_array_memory_size();
+                    match &mut parts {
+                        Some(parts) if bytes <= share => {
+                            parts.push((batch, BooleanArray::from_iter(beaten[before..].iter().map(|beaten| Some(!beaten)))));
                         }
+                        _ => parts = None,
                     }
-                    if !beaten.contains(&true) {
-                        continue;
-                    }
-                    changed[number] = true;
-                    let Some(parts) = parts else {
-                        let known = &mut outcome.gone[number];
-                        known.resize(beaten.len(), false);
-                        known.iter_mut().zip(beaten).for_each(|(known, beaten)| *known |= beaten);
-                        continue;
-                    };
-                    for (batch, stays) in parts {
-                        rewrite.keep(filter_record_batch(&batch, &stays).map_err(TableError::arrow(&self.table))?).await?;
-                    }
+                }
+                if !beaten.contains(&true) {
+                    continue;
+                }
+                changed[number] = true;
+                let Some(parts) = parts else {
+                    let known = &mut outcome.gone[number];
+                    known.resize(beaten.len(), false);
+                    known.iter_mut().zip(beaten).for_each(|(known, beaten)| *known |= beaten);
+                    continue;
+                };
+                for (batch, stays) in parts {
+                    rewrite.keep(filter_record_batch(&batch, &stays).map_err(TableError::arrow(&self.table))?).await?;
                 }
             }
             let wins = BooleanArray::from(wins);
@@ -381,6 +345,10 @@ impl MergeRules {
         }
         Ok(())
     }
+}
+
+fn count(batches: &[RecordBatch]) -> u64 {
+    batches.iter().map(|batch| batch.num_rows() as u64).sum()
 }
 
 /// The values of the key columns of some rows, to skip files that hold none of them.
