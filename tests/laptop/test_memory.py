@@ -240,16 +240,25 @@ def test_a_slow_store_takes_no_more_memory(minio: Minio, tmp_path: Path) -> None
         # Nothing makes them smaller: the files are as large as the texts.
         texts = (base64.b85encode(chance.randbytes(560)).decode() for _ in range(rows))
         records = (
-            {"id": f"{number}-{n:06}", "at": f"{DAYS[0]}T{n % 24:02}:00:00Z", "text": text} for n, text in enumerate(texts)
+            {"id": f"{number}-{n:06}", "at": f"{DAYS[0]}T{n % 24:02}:00:00Z", "text": text}
+            for n, text in enumerate(texts)
         )
         body = "".join(json.dumps(record) + "\n" for record in records).encode()
         minio.files().pipe_file(f"landing/{prefix}/{number}.ndjson", body)
         total += len(body)
     world = World()
     try:
-        location = {**minio.location(prefix), "endpoint": f"http://127.0.0.1:{world.listen(Narrow(8_000_000), minio.port)}"}
+        location = {
+            **minio.location(prefix),
+            "endpoint": f"http://127.0.0.1:{world.listen(Narrow(8_000_000), minio.port)}",
+        }
         files = {"path": "*.ndjson", "format": "ndjson", "allowEmpty": False}
-        table = {"name": "things", "from": "things", "write": {"append": {}}, "columns": [COLUMNS[0], COLUMNS[1], COLUMNS[3]]}
+        table = {
+            "name": "things",
+            "from": "things",
+            "write": {"append": {}},
+            "columns": [COLUMNS[0], COLUMNS[1], COLUMNS[3]],
+        }
         resolved = {"table": {**table, "table": {"format": "iceberg"}}, "decode": "ndjson", "definitionDigest": "one"}
         for stage, work in (
             ("ingest", {"sources": [{"name": "things", "source": {"files": files}}]}),

@@ -15,13 +15,16 @@ const MANY: usize = 1 << 16;
 /// A row: number of its batch, and of it in there.
 pub(crate) type Place = (usize, usize);
 
+/// A best row, and another one with its key and its sequence.
+pub(crate) type Tie = (Place, Place);
+
 /// What was found in some batches.
 #[derive(Debug)]
 pub(crate) struct Best {
     /// Per batch, which rows are the best of their key.
     pub(crate) masks: Vec<BooleanArray>,
-    /// A best row, and another one with its key and its sequence.
-    pub(crate) ties: Vec<(Place, Place)>,
+    /// Rows that are no better than the best.
+    pub(crate) ties: Vec<Tie>,
 }
 
 /// The rows of a batch, comparable.
@@ -67,7 +70,7 @@ fn none_of(rows: usize) -> BooleanBufferBuilder {
 }
 
 /// The best rows of the keys whose hash `is_mine`, and the ties among them.
-fn best_of(known: &[Known], is_mine: impl Fn(u64) -> bool) -> (Vec<(u32, u32)>, Vec<(Place, Place)>) {
+fn best_of(known: &[Known], is_mine: impl Fn(u64) -> bool) -> (Vec<(u32, u32)>, Vec<Tie>) {
     let mut best: Vec<(u32, u32)> = Vec::new();
     // By the key: the number in `best`.
     let mut table: HashTable<u32> = HashTable::new();
