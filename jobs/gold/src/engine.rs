@@ -4,7 +4,7 @@
 //! DDL, DML, COPY or SET, one query at a time. Its memory is bounded and it spills to the temporary folder. Identifiers are case-insensitive
 //! unless quoted, literals such as `0.1` are exact decimals, times without a zone are UTC.
 
-use std::{num::NonZeroUsize, sync::Arc, thread::available_parallelism};
+use std::{num::NonZeroUsize, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use datafusion::{
@@ -29,6 +29,8 @@ pub const NAMESPACES: [&str; 4] = ["silver", "gold", "quarantine", "quality"];
 const CATALOG: &str = "lakehouse";
 /// The schema of bare names; it stays empty.
 const NO_SCHEMA: &str = "none";
+/// Memory to plan with for each partition, in bytes: operators that cannot spill below some megabytes share it.
+const PARTITION: usize = 16 << 20;
 /// How many consumers of memory an error names.
 const NAMED_CONSUMERS: usize = 3;
 
@@ -38,14 +40,13 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// A session without tables, with memory for [`memory::limit`] bytes and one partition per core.
+    /// A session without tables, with memory for [`memory::limit`] bytes and one partition per core, or fewer where each would have too little of it.
     ///
     /// # Errors
     /// [`SqlError`] when the temporary folder cannot be used.
     pub fn new() -> Result<Self, SqlError> {
-        let cores = available_parallelism().map_or(1, NonZeroUsize::get);
         let mut config = SessionConfig::new()
-            .with_target_partitions(cores)
+            .with_target_partitions(memory::threads(PARTITION))
             .with_information_schema(true)
             .with_default_catalog_and_schema(CATALOG, NO_SCHEMA)
             .with_create_default_catalog_and_schema(false);

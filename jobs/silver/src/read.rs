@@ -49,7 +49,6 @@ pub(crate) type Sink = mpsc::Sender<Result<RecordBatch, BoxError>>;
 #[derive(Clone, Debug)]
 pub(crate) struct Means {
     pub(crate) facts: RunFacts,
-    pub(crate) threads: usize,
     pub(crate) memory: Memory,
     pub(crate) budget: Arc<Budget>,
 }
@@ -142,7 +141,7 @@ async fn units(
     let mut running: VecDeque<(u64, Task<Vec<Audited>>)> = VecDeque::new();
     while let Some(unit) = units.recv().await {
         // One unit more than threads, so that no thread waits for this one.
-        while running.len() > means.threads {
+        while running.len() > means.memory.threads {
             collect(&mut running, collected, means, progress).await?;
         }
         let work = work.clone();
@@ -213,7 +212,7 @@ impl Collected {
 /// Puts the rows of the table with most of them in memory to disk.
 async fn spill_largest(collected: &mut Vec<Collected>, means: &Means) -> Result<(), StageFailure> {
     let mut all = std::mem::take(collected);
-    let threads = means.threads;
+    let threads = means.memory.threads;
     let spilling: Task<Vec<Collected>> = spawn_blocking(move || {
         let largest = all.iter_mut().flat_map(|table| [&mut table.rows, &mut table.aside]).max_by_key(|held| held.bytes());
         largest.map_or(Ok(()), |held| held.spill(threads))?;

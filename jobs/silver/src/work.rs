@@ -42,15 +42,14 @@ pub(crate) async fn work(
     let Work::Silver { input, tables, replay } = &spec.work else {
         return Err(StageFailure::new(Reason::InvalidDefinition, format!("the spec is for stage {}, this is silver", spec.stage())));
     };
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
     // The catalog answers, the manifest comes and the definitions are compiled at the same time.
     let (definitions, owner) = (tables.clone(), spec.owner.clone());
     let plans = spawn_blocking(move || definitions.iter().map(|table| TablePlan::new(table, &owner)).collect());
     let (catalog, input, plans) =
         tokio::join!(Tables::connect(storage.clone(), catalog_uri), find_input(spec, input, storage, outcome), joined(plans));
     let (catalog, input, plans) = (catalog.map_err(|error| table_failure(&error))?, input?, plans?);
-    let memory = Memory::here(threads);
-    let means = Means { facts: RunFacts::new(spec), threads, memory, budget: Budget::new(memory.rows) };
+    let memory = Memory::here();
+    let means = Means { facts: RunFacts::new(spec), memory, budget: Budget::new(memory.rows) };
     let stage = Stage { spec, storage, catalog, input, means, progress };
     let mut recorder = Recorder::new(spec);
     let made = stage.make(tables, plans, replay.as_deref(), &mut recorder, outcome).await;

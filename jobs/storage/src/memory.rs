@@ -66,6 +66,16 @@ impl Parts {
     }
 }
 
+/// How many threads work at once in this process: one per processor, and fewer where there are less than `each` bytes to plan with for every one,
+/// as for a small pod on a node of many processors.
+pub fn threads(each: usize) -> usize {
+    sharing(limit(), each, std::thread::available_parallelism().map_or(1, usize::from))
+}
+
+fn sharing(memory: usize, each: usize, processors: usize) -> usize {
+    (memory / each.max(1)).clamp(1, processors.max(1))
+}
+
 fn planned(limit: u64) -> u64 {
     (limit.saturating_sub(BASE) / SHARE.1 * SHARE.0).max(limit / 4)
 }
@@ -170,6 +180,12 @@ mod tests {
             [of(28 << 20, 1), of(1 << 30, 64), of(200 << 20, 2), of(300 << 20, 2), of(8 << 30, 2)],
             [(5, 1), (5, 1), (8, 2), (8, 3), (8, 4)]
         );
+    }
+
+    #[test]
+    fn many_processors_take_no_more_than_the_memory() {
+        assert_eq!([28, 68, 600, 4 << 10].map(|mebibytes| sharing(mebibytes << 20, 8 << 20, 64)), [3, 8, 64, 64]);
+        assert_eq!([sharing(28 << 20, 8 << 20, 2), sharing(28 << 20, 24 << 20, 2), sharing(0, 1, 0)], [2, 1, 1]);
     }
 
     #[test]

@@ -40,9 +40,9 @@ fn bytes_of(batch: &RecordBatch) -> usize {
 const WORKER: usize = 24 << 20;
 
 /// How many tasks write, and how much of the memory writing takes, in bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 struct Sizes {
-    /// Tasks that encode: one per core, and fewer where the memory is short.
+    /// Tasks that encode.
     workers: usize,
     /// Input below this size is written by one task, so that small commits make few files.
     small: usize,
@@ -53,16 +53,15 @@ struct Sizes {
 }
 
 impl Sizes {
-    /// What is taken of `memory` bytes on `cores`.
-    fn of(memory: usize, cores: usize) -> Self {
-        let workers = (memory / WORKER).clamp(1, cores.max(1));
-        let share = memory / 8 / workers;
+    /// What `workers` tasks take of `memory` bytes.
+    fn of(memory: usize, workers: usize) -> Self {
+        let share = memory / 8 / workers.max(1);
         let (held, row_group) = (share.clamp(1 << 20, 256 << 20), share.clamp(1 << 20, 128 << 20));
         Self { workers, small: (memory / 8).min(32 << 20), held, row_group }
     }
 
     fn here() -> Self {
-        Self::of(memory::limit(), std::thread::available_parallelism().map_or(1, usize::from))
+        Self::of(memory::limit(), memory::threads(WORKER))
     }
 }
 
@@ -420,18 +419,4 @@ fn finish(table: &TableRef, path: &str, mut builder: DataFileBuilder) -> Result<
         return builder.build().map_err(|error| corrupt(&error));
     }
     Ok(full)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn few_tasks_write_where_memory_is_short() {
-        let workers = |mebibytes: usize, cores| Sizes::of(mebibytes << 20, cores).workers;
-        assert_eq!([workers(28, 2), workers(48, 2), workers(28, 64), workers(300, 64), workers(8 << 10, 64)], [1, 2, 1, 12, 64]);
-        let tight = Sizes::of(28 << 20, 64);
-        assert_eq!((tight.held, tight.row_group), (28 << 17, 28 << 17));
-        assert_eq!(Sizes::of(0, 0), Sizes { workers: 1, small: 0, held: 1 << 20, row_group: 1 << 20 });
-    }
 }

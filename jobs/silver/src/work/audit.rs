@@ -60,7 +60,7 @@ impl Stage<'_> {
             };
             let written: Vec<Option<StagedTable>> = written.into_iter().collect::<Result<_, _>>()?;
             for ((target, collected), written) in pending.iter_mut().zip(collected).zip(written) {
-                target.state = State::Audited(ready(&target.plan, collected, written, self.means.threads).await?);
+                target.state = State::Audited(ready(&target.plan, collected, written, self.means.memory.threads).await?);
             }
             self.make_room(targets).await?;
         }

@@ -43,7 +43,7 @@ impl Stage<'_> {
                     ReadyRows::Written(table) => Ok(*table),
                     ReadyRows::Held(rows) => {
                         let own = token(self.spec, &plan.table, &target.input_digest, plan);
-                        let rows = rows.into_streams(self.means.threads);
+                        let rows = rows.into_streams(self.means.memory.threads);
                         stage(self.spec, target.table.clone(), plan.mode.clone(), own, rows).await
                     }
                 }
