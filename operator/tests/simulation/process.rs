@@ -186,6 +186,9 @@ impl Process {
         let none = LakehouseRunStatus::default();
         let status = run.status.as_ref().unwrap_or(&none);
         if finished(status) || run.spec.state != RunState::Active {
+            if status.definition.is_none() {
+                self.withdraw(run);
+            }
             return Admission::Granted;
         }
         let me = self.candidate(run);
@@ -195,6 +198,8 @@ impl Process {
             let admission = admit(&Candidate { started: false, ..me }, &others, SLOTS);
             if admission == Admission::Granted {
                 self.known.insert(run.name_any(), Known::Started);
+            } else {
+                self.withdraw(run);
             }
             admission
         } else if status.stages.iter().any(|stage| stage.attempt > 0) {
@@ -205,6 +210,12 @@ impl Process {
                 self.known.insert(run.name_any(), Known::Working);
             }
             admission
+        }
+    }
+
+    fn withdraw(&mut self, run: &LakehouseRun) {
+        if self.known.get(&run.name_any()) == Some(&Known::Started) {
+            self.known.remove(&run.name_any());
         }
     }
 

@@ -48,15 +48,21 @@ impl Claims {
         (Self { known: Mutex::default(), freed }, waiting)
     }
 
-    /// Decides whether `run` may start, and if so counts it as started from now on.
+    /// Decides whether `run` may start, and if so counts it as started from now on. If not, nor does an earlier grant count that never was recorded.
     pub(crate) fn start(&self, run: &LakehouseRun, context: &Context, limit: usize) -> Admission {
         let uid = run.uid().unwrap_or_default();
         let mut known = self.lock();
         let admission = admit(&candidate(run, None), &others(&known, run, context), limit);
-        if admission == Admission::Granted {
-            known.insert(uid, Known::Started);
+        match admission {
+            Admission::Granted => drop(known.insert(uid, Known::Started)),
+            _ => withdraw(&mut known, &uid),
         }
         admission
+    }
+
+    /// `run` has not started and does not now: what was granted to it before, and never recorded, keeps nobody out any more.
+    pub(crate) fn withdraw(&self, run: &LakehouseRun) {
+        withdraw(&mut self.lock(), &run.uid().unwrap_or_default());
     }
 
     /// Decides whether `run`, which has started, may make its first Job, and if so counts it as at work from now on: the cache may not have
@@ -93,6 +99,12 @@ impl Claims {
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
         // A panic elsewhere leaves the map whole: each change is one insertion or removal.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn withdraw(known: &mut HashMap<String, Known>, uid: &str) {
+    if known.get(uid) == Some(&Known::Started) {
+        known.remove(uid);
     }
 }
 

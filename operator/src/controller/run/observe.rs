@@ -48,6 +48,10 @@ pub(crate) async fn observe(context: &Context, run: &LakehouseRun, obstacle: Opt
     let waits = !finished(&status) && run.spec.state == RunState::Active && matches!(definition, Definition::Known { .. });
     let admission = match &status.definition {
         None if waits => context.claims.start(run, context, limit),
+        None => {
+            context.claims.withdraw(run);
+            Admission::Granted
+        }
         Some(_) if waits && status.stages.iter().all(|stage| stage.attempt == 0) => context.claims.confirm(run, context),
         _ => Admission::Granted,
     };
